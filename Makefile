@@ -1,0 +1,35 @@
+# Every target sets itself up in .venv; nothing else needs to be installed by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check slow bench clean
+.DEFAULT_GOAL := test
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## train CartPole, export it, prove the files, play them without torch
+	$(BIN)/python -m examples.demo
+
+test: check  ## everything that fits in fifteen minutes; leaves out `slow`
+	$(BIN)/pytest -n 2
+
+check: .venv/installed  ## lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: .venv/installed  ## Inductor on every function, and learning on several seeds
+	$(BIN)/pytest -m slow
+
+bench: .venv/installed  ## the tables of benchmarks/README.md
+	$(BIN)/python -m benchmarks.estimators
+	$(BIN)/python -m benchmarks.updates
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

@@ -1,0 +1,32 @@
+"""Reinforcement-learning losses and value estimators as plain tensor mathematics.
+
+Names are imported when they are first used: ``import compiled_rl.functional`` loads neither
+tensordict nor onnx, and ``import compiled_rl.export.runtime`` does not load torch.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "ClipPPOLoss": "compiled_rl.losses",
+    "LossModule": "compiled_rl.losses",
+    "GAE": "compiled_rl.estimators",
+    "Policy": "compiled_rl.modules",
+    "ValueHead": "compiled_rl.modules",
+    "ObservationNormalizer": "compiled_rl.modules",
+    "UpdateStep": "compiled_rl.training",
+}
+_FOLDERS = ("functional", "modules", "estimators", "losses", "training", "export")
+
+__all__ = [*_HOME, *_FOLDERS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _FOLDERS:
+        return import_module(f"compiled_rl.{name}")
+    raise AttributeError(f"module 'compiled_rl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

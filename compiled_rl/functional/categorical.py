@@ -1,0 +1,129 @@
+"""The categorical distribution over the last axis, as functions of its logits.
+
+A logit of minus infinity forbids its action: probability zero, no gradient, no NaN.
+"""
+
+import torch
+from torch import Tensor
+
+from compiled_rl.functional.checks import check_shape
+
+
+def categorical_log_prob(action: Tensor, logits: Tensor) -> Tensor:
+    """Log-probability of an action under a categorical distribution.
+
+        logits[action] - log(sum(exp(logits)))
+
+    Args:
+        action: indices, an integer dtype, ``[*B]``; or one-hot, any dtype, ``[*B, N]``.
+        logits: unnormalised log-probabilities, ``[*B, N]``.
+
+    Returns:
+        ``[*B]``, in nats; minus infinity for a forbidden action.
+
+    Raises:
+        ValueError: ``action`` has neither shape, or indices are not of an integer dtype.
+
+    Reference: Bishop 2006, Pattern Recognition and Machine Learning, eq. 4.104.
+    """
+    log_prob = torch.log_softmax(logits, -1)
+    if action.dim() == logits.dim():
+        check_shape("categorical_log_prob", "action", action, "logits", logits)
+        return torch.where(action != 0, log_prob, torch.zeros_like(log_prob)).sum(-1)
+    if action.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"categorical_log_prob: `action` must have the shape {list(logits.shape[:-1])} of "
+            f"indices or {list(logits.shape)} of one-hot vectors, got {list(action.shape)}"
+        )
+    if action.is_floating_point() or action.dtype == torch.bool:
+        raise ValueError(
+            f"categorical_log_prob: `action` as indices must be of an integer dtype, "
+            f"got {action.dtype}"
+        )
+    return log_prob.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+
+
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """Entropy of a categorical distribution.
+
+        -sum over n of  p[n] * log(p[n]),   with 0 * log(0) = 0
+
+    Args:
+        logits: unnormalised log-probabilities, ``[*B, N]``.
+
+    Returns:
+        ``[*B]``, in nats, between 0 and log(N).
+
+    Reference: Shannon 1948, A Mathematical Theory of Communication, sec. 6.
+    """
+    log_prob = torch.log_softmax(logits, -1)
+    return -(log_prob.exp() * _finite(log_prob, logits)).sum(-1)
+
+
+def categorical_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """Kullback-Leibler divergence ``KL(p || q)`` of two categorical distributions.
+
+        sum over n of  p[n] * (log(p[n]) - log(q[n])),   with 0 * log(0 / q) = 0
+
+    The order matters: PPO penalises KL(old || new), so ``logits`` are the old policy's.
+
+    Args:
+        logits: of p, ``[*B, N]``.
+        other_logits: of q, ``[*B, N]``; infinite where q forbids what p allows.
+
+    Returns:
+        ``[*B]``, in nats, never negative but for rounding.
+
+    Raises:
+        ValueError: the tensors' shapes differ.
+
+    Reference: Cover and Thomas 2006, Elements of Information Theory, eq. 2.26.
+    """
+    check_shape("categorical_kl", "other_logits", other_logits, "logits", logits)
+    log_prob = torch.log_softmax(logits, -1)
+    other = _finite(torch.log_softmax(other_logits, -1), logits)
+    return (log_prob.exp() * (_finite(log_prob, logits) - other)).sum(-1)
+
+
+def categorical_mode(logits: Tensor) -> Tensor:
+    """The most probable action of a categorical distribution; the first among equals.
+
+        mode = argmax(logits)
+
+    Args:
+        logits: unnormalised log-probabilities, ``[*B, N]``.
+
+    Returns:
+        Indices, int64 ``[*B]``.
+
+    Reference: Bishop 2006, Pattern Recognition and Machine Learning, sec. 4.2.
+    """
+    return logits.argmax(-1)
+
+
+def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """A sample of a categorical distribution from given noise, by the Gumbel-max trick.
+
+        action = argmax(logits - log(-log(noise)))
+
+    Args:
+        logits: unnormalised log-probabilities, ``[*B, N]``.
+        noise: uniform in [0, 1), ``[*B, N]``: one number a class, not one a sample.
+
+    Returns:
+        Indices, int64 ``[*B]``; no gradient.
+
+    Raises:
+        ValueError: the tensors' shapes differ.
+
+    Reference: Maddison et al. 2014, arXiv:1411.0030, sec. 2.
+    """
+    check_shape("categorical_sample", "noise", noise, "logits", logits)
+    gumbel = -torch.log(-torch.log(noise))
+    return (logits + gumbel).argmax(-1)
+
+
+def _finite(log_prob: Tensor, logits: Tensor) -> Tensor:
+    """``log_prob`` with zero where ``logits`` forbid the action, so that 0 * log(0) is 0."""
+    forbidden = torch.isinf(logits)
+    return torch.where(forbidden, torch.zeros_like(log_prob), log_prob)

@@ -1,0 +1,97 @@
+"""The only place that averages: over valid elements, and over nothing else."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from compiled_rl.functional.checks import check_bool, check_shape
+from compiled_rl.functional.scalars import where_valid
+
+
+def reduce(x: Tensor, mask: Optional[Tensor] = None, reduction: str = "mean") -> Tensor:
+    """Reduce per-sample values over the valid ones.
+
+        none  x where valid, else 0
+        mean  sum of the valid x / max(number of the valid, 1)
+        sum   sum of the valid x
+
+    Args:
+        x: ``[*B]``.
+        mask: valid elements, bool ``[*B]``; None: all. What lies under it is never read.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Returns:
+        ``[*B]`` for ``"none"``, a scalar otherwise; the mean of no valid element is zero.
+
+    Raises:
+        ValueError: the mask is not bool or of another shape, or the reduction is unknown.
+
+    Reference: none; the mean over valid steps is a convention of masked sequence losses.
+    """
+    if mask is not None:
+        check_shape("reduce", "mask", mask, "x", x)
+        check_bool("reduce", "mask", mask)
+    valid = where_valid(mask, x)
+    if reduction == "none":
+        return valid.clone()
+    if reduction == "sum":
+        return valid.sum()
+    if reduction == "mean":
+        return valid.sum() / count_valid(x, mask).clamp(min=1)
+    raise ValueError(f"reduce: `reduction` must be 'none', 'mean' or 'sum', got '{reduction}'")
+
+
+def count_valid(x: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """The number of valid elements, a scalar of ``x``'s dtype and device."""
+    if mask is None:
+        return torch.scalar_tensor(x.numel(), dtype=x.dtype, device=x.device)
+    return mask.sum().to(x.dtype)
+
+
+def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> Tensor:
+    """Variance over the valid elements.
+
+        sum of the valid (x - mean)^2 / max(number of the valid - correction, 1)
+
+    Args:
+        x: ``[*B]``.
+        mask: valid elements, bool ``[*B]``; None: all.
+        correction: 0 is the biased estimate, 1 the unbiased one.
+
+    Returns:
+        A scalar; zero for a single element.
+
+    Raises:
+        ValueError: the mask is not bool or of another shape.
+
+    Reference: Bessel's correction, any textbook of statistics.
+    """
+    deviation = where_valid(mask, x - reduce(x, mask, "mean"))
+    return deviation.square().sum() / (count_valid(x, mask) - correction).clamp(min=1)
+
+
+def standardize(x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    """Shift and scale to zero mean and unit standard deviation over the valid elements.
+
+        (x - mean) / max(standard deviation, 1e-6),   unbiased
+
+    A single valid element has no deviation and is returned as it is.
+
+    Args:
+        x: ``[*B]``, an advantage for instance.
+        mask: valid elements, bool ``[*B]``; None: all.
+
+    Returns:
+        ``[*B]``; zero under the mask.
+
+    Raises:
+        ValueError: the mask is not bool or of another shape.
+
+    Reference: Andrychowicz et al. 2020, arXiv:2006.05990, appendix B.7 (per-minibatch
+    advantage normalisation).
+    """
+    mean = reduce(x, mask, "mean")
+    deviation = variance(x, mask, 1).sqrt().clamp(min=1e-6)
+    standard = torch.where(count_valid(x, mask) > 1, (x - mean) / deviation, x)
+    return where_valid(mask, standard)

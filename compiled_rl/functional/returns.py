@@ -1,0 +1,97 @@
+"""Returns and advantages over time: each a few lines on ``linear_recurrence``."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from compiled_rl.functional.checks import check_bool, check_floating, check_shape
+from compiled_rl.functional.scalars import as_scalar, where_valid
+from compiled_rl.kernels import fused_gae, linear_recurrence
+
+
+class AdvantageOutput(NamedTuple):
+    """An advantage and the value target that goes with it, both of the reward's shape."""
+
+    advantage: Tensor
+    value_target: Tensor
+
+
+def gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float = 0.99,
+    lmbda: float = 0.95,
+    mask: Optional[Tensor] = None,
+    time_dim: int = -1,
+) -> AdvantageOutput:
+    """Generalised advantage estimation.
+
+        delta[t]     = reward[t] + gamma * (0 if terminated[t] else next_value[t]) - value[t]
+        advantage[t] = delta[t] + gamma * lmbda * (0 if done[t] else advantage[t + 1])
+
+    A truncated step (done, not terminated) still bootstraps from ``next_value``: pass the value
+    of the state that the step entered, not of the state after the reset.
+
+    Args:
+        reward: ``[*B, T]``.
+        value: critic at the state left, ``[*B, T]``.
+        next_value: critic at the state entered, ``[*B, T]``; never read where terminated.
+        terminated: the task itself ended, bool ``[*B, T]``.
+        done: the episode ended for any reason, bool ``[*B, T]``; a terminated step is done.
+        gamma: discount in [0, 1].
+        lmbda: trace decay in [0, 1]; 0 is one-step TD, 1 is Monte Carlo with a baseline.
+        mask: valid steps, bool ``[*B, T]``; others come out as zero and cut the trace.
+        time_dim: the time axis.
+
+    Returns:
+        ``advantage`` and ``value_target = advantage + value``, both ``[*B, T]``.
+
+    Raises:
+        ValueError: the tensors' shapes differ, a flag is not bool, or a value not floating point.
+
+    Reference: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
+    """
+    check_floating("gae", "reward", reward)
+    check_shape("gae", "value", value, "reward", reward)
+    check_shape("gae", "next_value", next_value, "reward", reward)
+    check_shape("gae", "terminated", terminated, "reward", reward)
+    check_shape("gae", "done", done, "reward", reward)
+    check_bool("gae", "terminated", terminated)
+    check_bool("gae", "done", done)
+    if mask is not None:
+        check_shape("gae", "mask", mask, "reward", reward)
+        check_bool("gae", "mask", mask)
+    discount = as_scalar(gamma, reward)
+    trace_decay = as_scalar(lmbda, reward)
+    if not torch.jit.is_scripting():
+        if _fusable([reward, value, next_value, discount, trace_decay]):
+            return AdvantageOutput(
+                *fused_gae(
+                    reward,
+                    value,
+                    next_value,
+                    terminated,
+                    done,
+                    discount,
+                    trace_decay,
+                    mask,
+                    time_dim,
+                )
+            )
+    reward, value = where_valid(mask, reward), where_valid(mask, value)
+    bootstrap = where_valid(~terminated, where_valid(mask, next_value))
+    delta = reward + discount * bootstrap - value
+    decay = discount * trace_decay * (~(done | terminated)).to(reward.dtype)
+    advantage = linear_recurrence(delta, decay, mask, time_dim)
+    return AdvantageOutput(advantage, advantage + value)
+
+
+def _fusable(inputs: list[Tensor]) -> bool:
+    """Whether the forward-only kernel may run: nothing to differentiate, no graph to ship."""
+    if torch.compiler.is_exporting():
+        return False
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
