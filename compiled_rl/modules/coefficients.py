@@ -1,0 +1,42 @@
+"""Hyper-parameters that a user anneals, as 0-d buffers."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+
+class CoefficientModule(nn.Module):
+    """A module whose hyper-parameters are 0-d buffers: assigning a number copies in place.
+
+    A buffer is an input of a compiled graph, so a new value never compiles a new one; and it is
+    in the state dict, so a checkpoint restores it.
+    """
+
+    def register_coefficient(self, name: str, value: Optional[float | Tensor]) -> None:
+        """Register ``value`` as the buffer ``name``; None leaves the plain attribute None.
+
+        Raises:
+            ValueError: the value is a bool, or not a scalar.
+        """
+        if value is None:
+            setattr(self, name, None)
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+            raise ValueError(_not_a_scalar(self, name, value))
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        if tensor.dim():
+            raise ValueError(_not_a_scalar(self, name, value))
+        self.register_buffer(name, tensor)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        buffer = self.__dict__.get("_buffers", {}).get(name)
+        if buffer is not None and isinstance(value, int | float):
+            buffer.fill_(value)
+        else:
+            super().__setattr__(name, value)
+
+
+def _not_a_scalar(owner: nn.Module, name: str, value: Any) -> str:
+    got = list(value.shape) if isinstance(value, Tensor) else repr(value)
+    return f"{type(owner).__name__}: `{name}` must be a float or a 0-d tensor, got {got}"

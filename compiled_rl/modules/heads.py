@@ -1,0 +1,107 @@
+"""Last layers: from features to a distribution's parameters, to a value, to actuator units."""
+
+import torch
+from torch import Tensor, nn
+
+
+class StateDependentScale(nn.Module):
+    """Split the last axis into a mean and a positive scale that depends on the state.
+
+        loc, raw = split(features);   scale = softplus(raw + log(e - 1)) + min_scale
+
+    A raw output of zero is a scale of one.
+
+    Args:
+        min_scale: lower bound of the scale, positive.
+
+    Reference: Haarnoja et al. 2018, arXiv:1801.01290, for a state-dependent scale.
+    """
+
+    def __init__(self, min_scale: float = 1e-4) -> None:
+        super().__init__()
+        self.min_scale = min_scale
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """``[*B, 2 A]`` to ``loc`` and ``scale``, both ``[*B, A]``."""
+        if features.shape[-1] % 2:
+            raise ValueError(
+                "StateDependentScale: `features` must have an even last axis, "
+                f"got {list(features.shape)}"
+            )
+        loc, raw = features.chunk(2, -1)
+        return loc, nn.functional.softplus(raw + 0.5413248546129181) + self.min_scale
+
+
+class StateIndependentScale(nn.Module):
+    """Append a learned scale that is the same in every state: PPO's usual choice.
+
+        scale = exp(log_scale)
+
+    Args:
+        action_dim: number of action dimensions.
+        initial_scale: the scale before training, positive.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, sec. 6.1.
+    """
+
+    def __init__(self, action_dim: int, initial_scale: float = 1.0) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full((action_dim,), initial_scale).log())
+
+    def forward(self, loc: Tensor) -> tuple[Tensor, Tensor]:
+        """``loc`` ``[*B, A]`` to ``loc`` and ``scale``, both ``[*B, A]``."""
+        return loc, self.log_scale.exp().expand_as(loc)
+
+
+class ValueHead(nn.Module):
+    """A linear layer to one value a state, without a trailing axis of one.
+
+        value = weight . features + bias
+
+    Args:
+        in_features: size of the last axis of the features.
+
+    Reference: Sutton and Barto 2018, Reinforcement Learning, sec. 9.4.
+    """
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[*B, in_features]`` to ``[*B]``."""
+        value: Tensor = self.linear(features).squeeze(-1)
+        return value
+
+
+class ActionRescaler(nn.Module):
+    """Map a policy's action from [-1, 1] to the actuators' range.
+
+        action = low + (clip(action, -1, 1) + 1) / 2 * (high - low)
+
+    Args:
+        low: lower bounds in actuator units, ``[A]``, finite.
+        high: upper bounds in actuator units, ``[A]``, finite.
+
+    Raises:
+        ValueError: the bounds' shapes differ, are not finite, or are not ordered.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__()
+        low = torch.as_tensor(low, dtype=torch.float32)
+        high = torch.as_tensor(high, dtype=torch.float32)
+        if low.shape != high.shape or not bool((low < high).all() & (high - low).isfinite().all()):
+            raise ValueError(
+                "ActionRescaler: `low` and `high` must be finite, of one shape, and ordered, "
+                f"got {low.tolist()} and {high.tolist()}"
+            )
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+
+    def forward(self, action: Tensor) -> Tensor:
+        """``[*B, A]`` in [-1, 1] to ``[*B, A]`` in actuator units; what is outside is clipped."""
+        return self.low + (action.clamp(-1.0, 1.0) + 1) / 2 * (self.high - self.low)

@@ -1,0 +1,63 @@
+"""A policy is a network and a distribution family."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Generator, Tensor, nn
+
+from compiled_rl.modules.families import Family, Params, family_of
+
+
+class ActionOutput(NamedTuple):
+    """An action as it is stored, and its log-probability ``[*B]``."""
+
+    action: Tensor
+    log_prob: Tensor
+
+
+class Policy(nn.Module):
+    """A network whose outputs are the parameters of a distribution over actions.
+
+        params = network(observation)
+        action = rescale(mode(params))            calling the policy: what is deployed
+        action = sample(params, noise)            what is stored while collecting data
+
+    The stored action is the one that was sampled, before ``rescale``: its log-probability would
+    otherwise be another action's. Send ``policy.rescale(action)`` to the environment.
+
+    Args:
+        network: from an observation to the family's parameters: one tensor, or a tuple in the
+            order of ``family.param_names``. Put an ``ObservationNormalizer`` first in it and it is
+            trained, saved and exported with the policy.
+        family: a ``Family``, or a distribution class that ``family_of`` knows.
+        rescale: from the stored action to the environment's, ``ActionRescaler`` for instance;
+            None: they are the same.
+
+    Reference: Sutton and Barto 2018, Reinforcement Learning, sec. 13.1.
+    """
+
+    def __init__(
+        self, network: nn.Module, family: Family | type, rescale: Optional[nn.Module] = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.family = family_of(family)
+        self.rescale = nn.Identity() if rescale is None else rescale
+
+    def params(self, observation: Tensor) -> Params:
+        """The distribution's parameters at ``observation``."""
+        output = self.network(observation)
+        return (output,) if isinstance(output, Tensor) else tuple(output)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """The deterministic action in the environment's units: what an artefact computes."""
+        action = self.rescale(self.family.mode(self.params(observation)))
+        assert isinstance(action, Tensor)
+        return action
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generator: Optional[Generator] = None) -> ActionOutput:
+        """Sample an action to store, with its log-probability, without gradients."""
+        params = self.params(observation)
+        action = self.family.sample(params, self.family.draw_noise(params, generator))
+        return ActionOutput(action, self.family.log_prob(params, action))
