@@ -1,0 +1,21 @@
+"""The edge: keyword tensors, mappings and TensorDicts in; the only folder that knows TensorDict."""
+
+from compiled_rl.adapters.dispatch import Data, given, output_type, read, write
+from compiled_rl.adapters.fields import Field, Key, describe, in_next, keyword, unique
+from compiled_rl.adapters.plain import PlainForm, PlainPolicy
+
+__all__ = [
+    "Data",
+    "Field",
+    "Key",
+    "PlainForm",
+    "PlainPolicy",
+    "describe",
+    "given",
+    "in_next",
+    "keyword",
+    "output_type",
+    "read",
+    "unique",
+    "write",
+]

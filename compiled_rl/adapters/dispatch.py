@@ -1,0 +1,85 @@
+"""One way in and one way out, for keyword tensors, a mapping, or a TensorDict."""
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Optional
+
+from torch import Tensor
+
+from compiled_rl.adapters.fields import Key, keyword
+
+Data = dict[Key, Tensor]
+
+
+def read(
+    owner: str, keys: tuple[Key, ...], source: Any, tensors: Mapping[str, Optional[Tensor]]
+) -> Data:
+    """The entries of ``keys`` that were given, by key; the three forms differ in ``get`` alone.
+
+    Raises:
+        TypeError: a keyword is unknown, or tensors came both by keyword and in a container.
+    """
+    if source is None:
+        get = _keyword_getter(owner, keys, tensors)
+    elif tensors:
+        raise TypeError(
+            f"{owner}: expected keyword tensors or one container, "
+            f"got a {type(source).__name__} and the keywords {sorted(tensors)}"
+        )
+    elif is_tensordict(source):
+        get = _tensordict_getter(source)
+    elif isinstance(source, Mapping):
+        get = _mapping_getter(source)
+    else:
+        raise TypeError(
+            f"{owner}: expected keyword tensors, a mapping or a TensorDict, "
+            f"got a {type(source).__name__}"
+        )
+    found = {key: get(key) for key in keys}
+    return {key: tensor for key, tensor in found.items() if tensor is not None}
+
+
+def write(owner: str, source: Any, outputs: dict[str, Tensor], out_keys: tuple[str, ...]) -> Any:
+    """The outputs in the form of the input: a named tuple of ``out_keys``, a dict, a TensorDict."""
+    if source is None:
+        return output_type(owner, out_keys)(*[outputs[key] for key in out_keys])
+    if not is_tensordict(source):
+        return outputs
+    from compiled_rl.adapters.tensordict import to_tensordict
+
+    return to_tensordict(outputs)
+
+
+def is_tensordict(source: Any) -> bool:
+    """Whether it is a TensorDict, told without importing tensordict: a mapping with a batch."""
+    return hasattr(source, "batch_size")
+
+
+@lru_cache(maxsize=256)
+def output_type(owner: str, out_keys: tuple[str, ...]) -> Any:
+    """The named tuple in which a keyword call returns its outputs."""
+    return namedtuple(f"{owner}Output", out_keys)  # noqa: PYI024
+
+
+def given(data: Mapping[Key, Tensor]) -> str:
+    """The keys that are there, for an error's last words."""
+    return str([keyword(key) for key in data])
+
+
+def _keyword_getter(
+    owner: str, keys: tuple[Key, ...], tensors: Mapping[str, Optional[Tensor]]
+) -> Callable[[Key], Optional[Tensor]]:
+    known = [keyword(key) for key in keys]
+    for name in tensors:
+        if name not in known:
+            raise TypeError(f"{owner}: `{name}` is not an input; the inputs are {known}")
+    return lambda key: tensors.get(keyword(key))
+
+
+def _mapping_getter(source: Mapping[Any, Tensor]) -> Callable[[Key], Optional[Tensor]]:
+    return lambda key: source[key] if key in source else source.get(keyword(key))
+
+
+def _tensordict_getter(source: Any) -> Callable[[Key], Optional[Tensor]]:
+    return lambda key: source.get(key, None)

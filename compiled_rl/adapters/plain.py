@@ -1,0 +1,143 @@
+"""The plain form of a network: its calls over a dict of tensors, whatever wraps them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from compiled_rl.adapters.dispatch import Data, given
+from compiled_rl.adapters.fields import Key, in_next, keyword, unique
+from compiled_rl.modules import Policy
+from compiled_rl.modules.families import Family, Params, family_of
+
+Step = tuple[nn.Module, tuple[Key, ...], tuple[Key, ...]]
+
+
+class PlainForm(nn.Module):
+    """``(module, in_keys, out_keys)`` in order, over a dict of tensors; intermediates stay in it.
+
+    It is held outside the module tree of its owner, which registers ``network`` itself.
+    """
+
+    def __init__(self, network: nn.Module, out_key: Key) -> None:
+        super().__init__()
+        self.network = network
+        self.out_key = out_key
+        steps = _steps(network, out_key)
+        self.calls = [module for module, _, _ in steps]
+        self.wiring = [(in_keys, out_keys) for _, in_keys, out_keys in steps]
+        self.out_keys = unique(key for _, out_keys in self.wiring for key in out_keys)
+        self.in_keys = _in_keys(self.wiring)
+
+    def forward(self, data: Data) -> Data:
+        """``data`` and what the network computes from it."""
+        self._check_fresh()
+        data = dict(data)
+        for call, (in_keys, out_keys) in zip(self.calls, self.wiring, strict=True):
+            for key in in_keys:
+                if key not in data:
+                    raise KeyError(
+                        f"the network input `{keyword(key)}` was not found; the keys are {given(data)}"
+                    )
+            outputs = call(*[data[key] for key in in_keys])
+            data.update(zip(out_keys, _as_tuple(outputs, out_keys), strict=True))
+        return data
+
+    def detached(self, data: Data) -> Data:
+        """``forward`` with the parameters held out: no gradient reaches them, inputs keep theirs.
+
+        The parameters are looked up at the call, so that ``functional_call`` around it works.
+        """
+        held = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        out: Data = functional_call(self, held, (data,))
+        return out
+
+    def at_next(self, data: Data) -> Data:
+        """The network's inputs at the state that was entered, under the names of the root."""
+        missing = [keyword(in_next(key)) for key in self.in_keys if in_next(key) not in data]
+        if missing:
+            raise KeyError(
+                f"the network inputs {missing} at the next state were not found; "
+                f"the keys are {given(data)}"
+            )
+        return {key: data[in_next(key)] for key in self.in_keys}
+
+    def _check_fresh(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        now = [module for module, _, _ in _steps(self.network, self.out_key)]
+        if any(a is not b for a, b in zip(now, self.calls, strict=False)):
+            raise RuntimeError(
+                f"a submodule of {type(self.network).__name__} was replaced after the loss was "
+                "made; make the loss again"
+            )
+
+
+class PlainPolicy(PlainForm):
+    """The plain form of a policy: its calls end in the parameters of a distribution family."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, "")
+        self.family, self.param_keys, self.action_key, self.log_prob_key = _distribution(network)
+
+    def params(self, data: Data) -> Params:
+        """The distribution's parameters, from what ``forward`` returned."""
+        return tuple(data[key] for key in self.param_keys)
+
+
+def _steps(network: nn.Module, out_key: Key) -> Sequence[Step]:
+    """The network's calls; a plain module reads ``observation`` and gives ``out_key``."""
+    if isinstance(network, Policy):
+        return [(network.network, ("observation",), network.family.param_names)]
+    if hasattr(network, "in_keys"):
+        from compiled_rl.adapters.tensordict import steps_of
+
+        return steps_of(network)
+    return [(network, ("observation",), (out_key,))]
+
+
+def _distribution(network: nn.Module) -> tuple[Family, tuple[Key, ...], Key, Key]:
+    """Family, parameter keys in the family's order, action key and log-probability key."""
+    if isinstance(network, Policy):
+        names: tuple[Key, ...] = network.family.param_names
+        return network.family, names, "action", "action_log_prob"
+    if not hasattr(network, "in_keys"):
+        raise TypeError(
+            "`actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
+            f"got {type(network).__name__}"
+        )
+    from compiled_rl.adapters.tensordict import distribution_of
+
+    last: Any = distribution_of(network)
+    family = family_of(last.distribution_class)
+    keys = dict(zip(last.dist_keys, last.in_keys, strict=True))
+    if set(keys) != set(family.param_names):
+        raise TypeError(
+            f"`actor_network` must give {type(family).__name__} the parameters "
+            f"{list(family.param_names)}, got {list(keys)}"
+        )
+    params = tuple(keys[name] for name in family.param_names)
+    return family, params, last.dist_sample_keys[0], last.log_prob_key
+
+
+def _in_keys(wiring: Sequence[tuple[tuple[Key, ...], tuple[Key, ...]]]) -> tuple[Key, ...]:
+    """What must come from outside: read by a call and not computed by one before it."""
+    needed: list[Key] = []
+    computed: set[Key] = set()
+    for in_keys, out_keys in wiring:
+        needed += [key for key in in_keys if key not in computed]
+        computed |= set(out_keys)
+    return unique(needed)
+
+
+def _as_tuple(outputs: Any, out_keys: tuple[Key, ...]) -> tuple[Tensor, ...]:
+    if isinstance(outputs, Tensor):
+        outputs = (outputs,)
+    if len(outputs) != len(out_keys):
+        raise ValueError(
+            f"a network must return {len(out_keys)} tensors, for {list(out_keys)}, "
+            f"got {len(outputs)}"
+        )
+    return tuple(outputs)

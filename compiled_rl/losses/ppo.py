@@ -1,0 +1,280 @@
+"""Proximal policy optimisation with a clipped ratio."""
+
+from typing import ClassVar, Literal, NamedTuple, Optional
+
+import torch
+from torch import Size, Tensor, nn
+
+from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy, given
+from compiled_rl.estimators import GAE
+from compiled_rl.functional import (
+    clip_fraction,
+    effective_sample_size,
+    explained_variance,
+    ppo_clip,
+    reduce,
+    standardize,
+    value_loss,
+)
+from compiled_rl.losses.base import LossModule, select_valid
+
+
+class Steps(NamedTuple):
+    """What the objective needs of each step, all ``[*B]``; without a critic only the advantage."""
+
+    advantage: Tensor
+    value_target: Optional[Tensor] = None
+    value: Optional[Tensor] = None
+    old_value: Optional[Tensor] = None
+
+
+class ClipPPOLoss(LossModule):
+    """PPO with the clipped surrogate objective.
+
+        ratio          = exp(log_prob - behavior_log_prob)
+        loss_objective = -min(ratio * advantage, clip(ratio, 1 - eps, 1 + eps) * advantage)
+        loss_entropy   = -entropy_coeff * entropy
+        loss_critic    = critic_coeff * distance(value, value_target)
+
+    The stored action is the one that was sampled, not the one that was clipped for the
+    environment, and the stored log-probability is that action's.
+
+    Without ``advantage`` in the data, the value estimator computes it, and the value target,
+    along the last batch axis: pass sequences ``[*B, T]`` then, not a shuffled batch.
+
+    Advantages, targets, rewards, flags and the critic's output are all ``[*B]`` or all
+    ``[*B, 1]``, where ``[*B]`` is the shape of the stored log-probability.
+
+    Args:
+        actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
+        critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
+            None: no ``loss_critic``, and ``advantage`` must be given.
+        clip_epsilon: how far the ratio may move from one, in [0, 1).
+        entropy_bonus: whether there is a ``loss_entropy``.
+        entropy_coeff: weight of the entropy, at least 0.
+        critic_coeff: weight of the critic's loss, at least 0; None: there is none.
+        loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        normalize_advantage: shift and scale the advantages over the valid steps of the batch.
+        clip_value: bound on the value's distance from the stored value; True: ``clip_epsilon``;
+            None or False: no bound.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        loss_mask_key: ``"auto"``, None, or the key of a mask of valid steps.
+
+    Raises:
+        TypeError: a network is of no known kind.
+        ValueError: an argument is out of its range.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7 and 9.
+    """
+
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("action", "action", "input", "[*B, ...]", "the recorded action, as sampled"),
+        Field("sample_log_prob", "action_log_prob", "input", "[*B]", "its log-probability then"),
+        Field("advantage", "advantage", "input", "[*B] or [*B, 1]", "computed if missing"),
+        Field("value_target", "value_target", "input", "[*B] or [*B, 1]", "comes with advantage"),
+        Field("value", "state_value", "input", "[*B] or [*B, 1]", "old value, for clip_value"),
+        Field("reward", ("next", "reward"), "input", "[*B] or [*B, 1]", "for the estimator"),
+        Field("done", ("next", "done"), "input", "bool [*B] or [*B, 1]", "for the estimator"),
+        Field("terminated", ("next", "terminated"), "input", "bool, as done", "for the estimator"),
+        Field("loss_objective", "loss_objective", "output", "[]", "the clipped surrogate"),
+        Field("clip_fraction", "clip_fraction", "output", "[]", "share of clipped ratios"),
+        Field("entropy", "entropy", "output", "[]", "mean entropy in nats"),
+        Field("loss_entropy", "loss_entropy", "output", "[]", "weighted entropy bonus"),
+        Field("loss_critic", "loss_critic", "output", "[]", "weighted value loss"),
+        Field("value_clip_fraction", "value_clip_fraction", "output", "[]", "share clipped"),
+        Field("ESS", "ESS", "output", "[]", "effective sample size, a share of the samples"),
+        Field("kl_approx", "kl_approx", "output", "[]", "estimator k1 of KL(old || new)"),
+        Field("max_ratio", "max_ratio", "output", "[]", "largest ratio"),
+        Field("mean_ratio", "mean_ratio", "output", "[]", "mean ratio"),
+        Field("explained_variance", "explained_variance", "metric", "[]", "of the critic"),
+    )
+
+    clip_epsilon: Tensor
+    entropy_coeff: Tensor
+    critic_coeff: Optional[Tensor]
+    clip_value: Optional[Tensor]
+    _actor: PlainPolicy
+    _critic: PlainForm
+
+    def __init__(
+        self,
+        actor_network: nn.Module,
+        critic_network: Optional[nn.Module] = None,
+        *,
+        clip_epsilon: float = 0.2,
+        entropy_bonus: bool = True,
+        entropy_coeff: float = 0.01,
+        critic_coeff: Optional[float] = 1.0,
+        loss_critic_type: Literal["l1", "l2", "smooth_l1"] = "smooth_l1",
+        normalize_advantage: bool = False,
+        clip_value: Optional[float | bool] = None,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+        loss_mask_key: str | tuple[str, ...] | None = "auto",
+    ) -> None:
+        super().__init__(reduction, loss_mask_key)
+        if not 0 <= float(clip_epsilon) < 1:
+            raise ValueError(f"{self.name}: `clip_epsilon` must be in [0, 1), got {clip_epsilon}")
+        if loss_critic_type not in ("l1", "l2", "smooth_l1"):
+            raise ValueError(
+                f"{self.name}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', "
+                f"got {loss_critic_type!r}"
+            )
+        self.actor_network = actor_network
+        self.critic_network = critic_network
+        self.entropy_bonus = entropy_bonus
+        self.loss_critic_type = loss_critic_type
+        self.normalize_advantage = normalize_advantage
+        self.register_coefficient("clip_epsilon", clip_epsilon)
+        self.register_coefficient("entropy_coeff", entropy_coeff)
+        self.register_coefficient("critic_coeff", None if critic_network is None else critic_coeff)
+        self.register_coefficient("clip_value", _bound(clip_value, clip_epsilon))
+        self.wire()
+        self.tensor_keys["action"] = self._actor.action_key
+        self.tensor_keys["sample_log_prob"] = self._actor.log_prob_key
+        self._value_estimator: Optional[GAE] = None
+        if critic_network is not None:
+            self.make_value_estimator()
+
+    def networks(self) -> tuple[PlainForm, ...]:
+        """The actor and, if there is one, the critic; held outside the module tree."""
+        actor = PlainPolicy(self.actor_network)
+        object.__setattr__(self, "_actor", actor)
+        if self.critic_network is None:
+            return (actor,)
+        critic = PlainForm(self.critic_network, self.tensor_keys["value"])
+        if self.tensor_keys["value"] not in critic.out_keys:
+            raise KeyError(
+                f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
+                f"of the critic, whose outputs are {list(critic.out_keys)}"
+            )
+        object.__setattr__(self, "_critic", critic)
+        return actor, critic
+
+    def absent(self) -> set[str]:
+        """The outputs of the entropy bonus, the critic and the value clip, where they are off."""
+        off: set[str] = set()
+        if not self.entropy_bonus:
+            off |= {"entropy", "loss_entropy"}
+        if self.critic_coeff is None:
+            off |= {"loss_critic", "value_clip_fraction", "explained_variance"}
+        if self.clip_value is None:
+            off |= {"value_clip_fraction"}
+        return off
+
+    def make_value_estimator(self, value_type: Optional[type[GAE]] = None, **hyperparams: float) -> None:
+        """Choose the estimator that computes a missing advantage.
+
+        Args:
+            value_type: ``GAE``, the default.
+            **hyperparams: of the estimator, such as ``gamma`` and ``lmbda``.
+
+        Raises:
+            RuntimeError: the loss has no critic to estimate with.
+        """
+        if self.critic_network is None:
+            raise RuntimeError(
+                f"{self.name}: a value estimator needs a `critic_network`, got None"
+            )
+        self._value_estimator = (value_type or GAE)(**hyperparams)
+
+    def evaluate(self, data: Data) -> dict[str, Tensor]:
+        """The losses and metrics by name; see the class."""
+        batch = self.require_recorded(data, "sample_log_prob").shape
+        mask = self.mask(data, batch)
+        data = select_valid(data, mask)
+        policy = self._actor(data)
+        steps = self._steps(data, policy, batch, mask)
+        outputs = self._policy_terms(policy, steps.advantage, mask)
+        if steps.value is not None and self.critic_coeff is not None:
+            outputs |= self._critic_terms(steps, self.critic_coeff, mask)
+        return outputs
+
+    def _steps(self, data: Data, policy: Data, batch: Size, mask: Optional[Tensor]) -> Steps:
+        """Advantage and value terms, given or estimated, all aligned to ``[*B]``."""
+        value = None
+        if self.critic_network is not None:
+            value = self._critic(policy)[self.tensor_keys["value"]]
+        if self.tensor_keys["advantage"] not in data:
+            return self._estimate(data, value, batch, mask)
+        found = {"advantage": self.require(data, "advantage")}
+        if value is not None and self.critic_coeff is not None:
+            found |= {"value_target": self.require(data, "value_target"), "value": value}
+            if self.clip_value is not None:
+                found["old_value"] = self.require(data, "value", "for `clip_value`")
+        return Steps(**self.per_step(batch, **found))
+
+    def _estimate(
+        self, data: Data, value: Optional[Tensor], batch: Size, mask: Optional[Tensor]
+    ) -> Steps:
+        """The steps of a sequence ``[*B, T]`` whose advantage was not given."""
+        if value is None or self._value_estimator is None:
+            raise RuntimeError(
+                f"{self.name}: the key {self.tensor_keys['advantage']!r} was not found, and "
+                f"without a `critic_network` it cannot be computed; the keys are {given(data)}"
+            )
+        why = "to compute the missing `advantage`"
+        reward = self.require(data, "reward", why)
+        done = self.require(data, "done", why)
+        terminated = data.get(self.tensor_keys["terminated"], done)
+        next_value = self._critic.detached(self._critic.at_next(data))[self.tensor_keys["value"]]
+        steps = self.per_step(
+            batch, value=value, next_value=next_value, reward=reward, done=done,
+            terminated=terminated,
+        )
+        current = steps.pop("value")
+        old_value = current.detach()
+        target = self._value_estimator(value=old_value, mask=mask, **steps)
+        return Steps(target.advantage, target.value_target, current, old_value)
+
+    def _policy_terms(
+        self, policy: Data, advantage: Tensor, mask: Optional[Tensor]
+    ) -> dict[str, Tensor]:
+        family, params = self._actor.family, self._actor.params(policy)
+        log_prob = family.log_prob(params, self.require_recorded(policy, "action"))
+        behavior_log_prob = self.require(policy, "sample_log_prob")
+        if self.normalize_advantage:
+            advantage = standardize(advantage, mask)
+        epsilon = self.clip_epsilon
+        loss = ppo_clip(log_prob, behavior_log_prob, advantage, epsilon, epsilon)
+        outputs = {"loss_objective": reduce(loss, mask, self.reduction)}
+        outputs |= self._ratio_metrics(log_prob.detach() - behavior_log_prob, mask)
+        if self.entropy_bonus:
+            entropy = family.entropy(params)
+            outputs["entropy"] = reduce(entropy.detach(), mask)
+            outputs["loss_entropy"] = reduce(-self.entropy_coeff * entropy, mask, self.reduction)
+        return outputs
+
+    def _ratio_metrics(self, log_ratio: Tensor, mask: Optional[Tensor]) -> dict[str, Tensor]:
+        low, high = torch.log1p(-self.clip_epsilon), torch.log1p(self.clip_epsilon)
+        ratio = reduce(log_ratio.exp(), mask, "none")
+        return {
+            "clip_fraction": clip_fraction(log_ratio, low, high, mask),
+            "ESS": effective_sample_size(log_ratio, mask),
+            "kl_approx": reduce(-log_ratio, mask),
+            "max_ratio": ratio.max(),
+            "mean_ratio": reduce(ratio, mask),
+        }
+
+    def _critic_terms(
+        self, steps: Steps, weight: Tensor, mask: Optional[Tensor]
+    ) -> dict[str, Tensor]:
+        value, target = steps.value, steps.value_target
+        assert value is not None
+        assert target is not None
+        outputs = {"explained_variance": explained_variance(value, target, mask)}
+        loss_type = self.loss_critic_type
+        if self.clip_value is None or steps.old_value is None:
+            loss = value_loss(value, target, loss_type=loss_type)
+        else:
+            bound, moved = self.clip_value, value.detach() - steps.old_value
+            loss = value_loss(value, target, steps.old_value, bound, loss_type)
+            outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
+        outputs["loss_critic"] = reduce(weight * loss, mask, self.reduction)
+        return outputs
+
+
+def _bound(clip_value: Optional[float | bool], clip_epsilon: float) -> Optional[float]:
+    """The bound that ``clip_value`` asks for: True is ``clip_epsilon``, False is none."""
+    if isinstance(clip_value, bool):
+        return clip_epsilon if clip_value else None
+    return clip_value
