@@ -1,0 +1,148 @@
+"""One update: gradients, clipping, optimiser step. A pure function and its driver."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Optional
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from compiled_rl.adapters import Data, read
+from compiled_rl.losses import LossModule
+from compiled_rl.training.optimisers import Optimiser, OptimiserState, Tensors
+
+# Inductor's own tanh and random numbers are several times slower than ATen's on CPU.
+_CPU_OPTIONS: dict[str, Any] = {"cpp.use_decompose_tanh": True, "fallback_random": True}
+
+Update = Callable[
+    [Tensors, OptimiserState, Tensors, Data, Data],
+    tuple[Tensors, OptimiserState, Tensors, Tensors],
+]
+
+
+def make_update(
+    loss: LossModule, optimiser: Optimiser, max_grad_norm: Optional[float] = None
+) -> Update:
+    """The pure update of a loss.
+
+        losses  = loss(params, targets, batch, noise)
+        grads   = gradient of the sum of the outputs called loss_*, by params
+        grads  *= min(1, max_grad_norm / norm(grads))
+        params  = optimiser(params, grads)
+
+    Args:
+        loss: its reduction must not be ``"none"``.
+        optimiser: which parameters move, and how.
+        max_grad_norm: bound on the global norm of the gradients, positive; None: no bound.
+
+    Returns:
+        ``update(params, optimiser_state, targets, batch, noise) -> (params, optimiser_state,
+        targets, metrics)``. It changes none of its arguments. ``metrics`` are the loss's outputs,
+        detached, and ``grad_norm``, the norm before clipping.
+
+    Reference: Pascanu et al. 2012, arXiv:1211.5063, algorithm 1, for the clipping.
+    """
+
+    def update(
+        params: Tensors,
+        optimiser_state: OptimiserState,
+        targets: Tensors,
+        batch: Data,
+        noise: Data,
+    ) -> tuple[Tensors, OptimiserState, Tensors, Tensors]:
+        outputs, grads = _value_and_grad(loss, params, targets, {**batch, **noise})
+        with torch.no_grad():
+            norm = torch.nn.utils.get_total_norm(grads.values(), foreach=False)
+            if max_grad_norm is not None:
+                scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+                grads = {name: grad * scale for name, grad in grads.items()}
+            params, optimiser_state = optimiser.step(params, grads, optimiser_state)
+        metrics = {name: x.detach() for name, x in outputs.items()}
+        return params, optimiser_state, targets, {**metrics, "grad_norm": norm}
+
+    return update
+
+
+class UpdateStep:
+    """Train a loss's parameters: the pure update, applied in place, eagerly or compiled.
+
+    Compiled, the whole update is one call of one graph. New values of the learning rate or of a
+    coefficient, and new batch sizes above one, do not make more than a second graph.
+
+    Args:
+        loss: a loss with reduction ``"mean"`` or ``"sum"``.
+        optimizer: a ``torch.optim.Adam``, ``AdamW`` or ``SGD`` over parameters of the loss. Its
+            state stays the truth: save it, load it, let a scheduler change its learning rate.
+        max_grad_norm: bound on the global norm of the gradients, positive; None: no bound.
+        mode: ``"compiled"`` or ``"eager"``, which computes the same.
+
+    Raises:
+        TypeError: the optimiser is of a class without a pure form.
+        ValueError: the loss does not reduce, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        loss: LossModule,
+        optimizer: torch.optim.Optimizer,
+        *,
+        max_grad_norm: Optional[float] = None,
+        mode: Literal["compiled", "eager"] = "compiled",
+    ) -> None:
+        _check(loss, max_grad_norm, mode)
+        self.loss = loss
+        self.optimizer = optimizer
+        names = {parameter: name for name, parameter in loss.named_parameters()}
+        self._optimiser = Optimiser(optimizer, names)
+        self._update = make_update(loss, self._optimiser, max_grad_norm)
+        self._step = self._apply if mode == "eager" else self._compile()
+
+    def __call__(self, batch: Any = None, **tensors: Tensor) -> Tensors:
+        """Take one step on a batch, given as the loss takes it.
+
+        Returns:
+            The loss's outputs and ``grad_norm`` by name, detached.
+        """
+        data = read(self.loss.name, self.loss.in_keys, batch, tensors)
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            return self._step(self._optimiser.params, self._optimiser.state(), data)
+
+    def _apply(self, params: Tensors, state: OptimiserState, batch: Data) -> Tensors:
+        new_params, new_state, _, metrics = self._update(params, state, {}, batch, {})
+        with torch.no_grad():
+            for name, parameter in params.items():
+                parameter.copy_(new_params[name])
+                for slot, tensor in state.slots[name].items():
+                    tensor.copy_(new_state.slots[name][slot])
+        return metrics
+
+    def _compile(self) -> Callable[[Tensors, OptimiserState, Data], Tensors]:
+        on_cpu = all(p.device.type == "cpu" for p in self._optimiser.params.values())
+        return torch.compile(
+            self._apply,
+            fullgraph=True,
+            isolate_recompiles=True,  # the graphs of one step never crowd out another's
+            options=_CPU_OPTIONS if on_cpu else None,
+        )
+
+
+def _value_and_grad(
+    loss: LossModule, params: Tensors, targets: Tensors, data: Data
+) -> tuple[Tensors, Tensors]:
+    """The loss's outputs, and the gradient of each parameter that has one."""
+    with torch.enable_grad():
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        outputs: Tensors = functional_call(loss, {**leaves, **targets}, (data,))
+        total = torch.stack([x for name, x in outputs.items() if name.startswith("loss_")]).sum()
+        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    found = zip(leaves, grads, strict=True)
+    return outputs, {name: grad for name, grad in found if grad is not None}
+
+
+def _check(loss: LossModule, max_grad_norm: Optional[float], mode: str) -> None:
+    if loss.reduction == "none":
+        raise ValueError("UpdateStep: `loss` must reduce to scalars, got reduction 'none'")
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ValueError(f"UpdateStep: `max_grad_norm` must be positive, got {max_grad_norm}")
+    if mode not in ("compiled", "eager"):
+        raise ValueError(f"UpdateStep: `mode` must be 'compiled' or 'eager', got {mode!r}")
