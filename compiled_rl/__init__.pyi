@@ -1,0 +1,13 @@
+from compiled_rl import estimators as estimators
+from compiled_rl import export as export
+from compiled_rl import functional as functional
+from compiled_rl import losses as losses
+from compiled_rl import modules as modules
+from compiled_rl import training as training
+from compiled_rl.estimators import GAE as GAE
+from compiled_rl.losses import ClipPPOLoss as ClipPPOLoss
+from compiled_rl.losses import LossModule as LossModule
+from compiled_rl.modules import ObservationNormalizer as ObservationNormalizer
+from compiled_rl.modules import Policy as Policy
+from compiled_rl.modules import ValueHead as ValueHead
+from compiled_rl.training import UpdateStep as UpdateStep
