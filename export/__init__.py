@@ -1,0 +1,25 @@
+"""Ship what was trained: ONNX files that prove themselves, and a runtime without torch.
+
+Imported lazily: ``compiled_rl.export.runtime`` needs numpy and onnxruntime only.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "to_onnx": "compiled_rl.export.onnx",
+    "ExportError": "compiled_rl.export.errors",
+    "Report": "compiled_rl.export.verify",
+    "OnnxModel": "compiled_rl.export.runtime",
+}
+
+__all__ = [*_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'compiled_rl.export' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

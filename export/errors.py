@@ -1,0 +1,5 @@
+"""What an export or a runtime refuses."""
+
+
+class ExportError(RuntimeError):
+    """An artefact could not be made, or does not compute what eager computes; no file is left."""
