@@ -1,0 +1,81 @@
+"""Argument checks in one sentence; scriptable."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+def check_shape(function: str, name: str, x: Tensor, reference_name: str, reference: Tensor) -> None:
+    """Refuse a tensor whose shape is not exactly the reference's: nothing broadcasts."""
+    if x.shape != reference.shape:
+        raise ValueError(
+            f"{function}: `{name}` must have the shape of `{reference_name}`, "
+            f"got {list(x.shape)} and {list(reference.shape)}"
+        )
+
+
+def check_like(function: str, name: str, x: Tensor, reference_name: str, reference: Tensor) -> None:
+    """Refuse a tensor whose shape or dtype is not the reference's."""
+    check_shape(function, name, x, reference_name, reference)
+    if x.dtype != reference.dtype:
+        raise ValueError(
+            f"{function}: `{name}` must have the dtype of `{reference_name}`, "
+            f"got {x.dtype} and {reference.dtype}"
+        )
+
+
+def check_flag(function: str, name: str, x: Tensor, reference_name: str, reference: Tensor) -> None:
+    """Refuse a flag that is not bool, which would give silently wrong numbers, or misshapen."""
+    check_shape(function, name, x, reference_name, reference)
+    if x.dtype != torch.bool:
+        raise ValueError(f"{function}: `{name}` must be torch.bool, got {x.dtype}")
+
+
+def check_mask(function: str, mask: Optional[Tensor], reference_name: str, reference: Tensor) -> None:
+    """Refuse a mask that is given and is no flag."""
+    if mask is not None:
+        check_flag(function, "mask", mask, reference_name, reference)
+
+
+def check_time(function: str, name: str, x: Tensor, time_dim: int) -> None:
+    """Refuse a tensor that is not floating point or has no axis ``time_dim``."""
+    if not torch.is_floating_point(x):
+        raise ValueError(f"{function}: `{name}` must be floating point, got {x.dtype}")
+    if x.dim() == 0:
+        raise ValueError(f"{function}: `{name}` must have a time axis, got a 0-d tensor")
+    if not -x.dim() <= time_dim < x.dim():
+        raise ValueError(
+            f"{function}: `time_dim` must be in [{-x.dim()}, {x.dim() - 1}], got {time_dim}"
+        )
+
+
+def check_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> None:
+    """What the loops of ``linear_recurrence`` rely on when they read memory."""
+    check_time("linear_recurrence", "x", x, time_dim)
+    check_like("linear_recurrence", "decay", decay, "x", x)
+
+
+def check_gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: Tensor,
+    lmbda: Tensor,
+    mask: Optional[Tensor],
+    time_dim: int,
+) -> None:
+    """What the loops of ``gae`` rely on when they read memory."""
+    check_time("gae", "reward", reward, time_dim)
+    check_like("gae", "value", value, "reward", reward)
+    check_like("gae", "next_value", next_value, "reward", reward)
+    check_flag("gae", "terminated", terminated, "reward", reward)
+    check_flag("gae", "done", done, "reward", reward)
+    check_mask("gae", mask, "reward", reward)
+    if gamma.dim() != 0 or lmbda.dim() != 0:
+        raise ValueError(
+            "gae: `gamma` and `lmbda` must be 0-d, "
+            f"got {list(gamma.shape)} and {list(lmbda.shape)}"
+        )

@@ -1,0 +1,569 @@
+"""The recurrence and the fused estimator against scalar loops, in every layout and transform."""
+
+import math
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from compiled_rl.kernels import cpu, doubling, fused_gae, linear_recurrence
+
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.bfloat16: 5e-2,
+    torch.float16: 1e-2,
+}
+OPCHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_dynamic",
+)
+
+
+# ---- oracles: scalar loops over lists of floats -------------------------------------------------
+
+
+def rows(x: Tensor, time_dim: int) -> list[list[float]]:
+    moved = x.detach().movedim(time_dim, -1)
+    if x.dtype != torch.bool:
+        moved = moved.double()
+    return moved.reshape(math.prod(moved.shape[:-1]), moved.shape[-1]).tolist()
+
+
+def tensor(values: list[list[float]], like: Tensor, time_dim: int) -> Tensor:
+    shape = like.movedim(time_dim, -1).shape
+    return torch.tensor(values, dtype=torch.float64).reshape(shape).movedim(-1, time_dim)
+
+
+def recurrence_oracle(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
+    result = []
+    for xs, ds in zip(rows(x, time_dim), rows(decay, time_dim), strict=True):
+        order = range(len(xs))[::-1] if reverse else range(len(xs))
+        ys, carried = [0.0] * len(xs), 0.0
+        for t in order:
+            ys[t] = carried = xs[t] + ds[t] * carried
+        result.append(ys)
+    return tensor(result, x, time_dim)
+
+
+def gae_oracle(inputs, gamma, lmbda, mask, time_dim) -> tuple[Tensor, Tensor]:
+    """Every advantage as its own sum of later deltas: no recurrence."""
+    advantages, targets = [], []
+    mask = torch.ones_like(inputs[3]) if mask is None else mask
+    for r, v, n, ended, done, valid in zip(
+        *[rows(x, time_dim) for x in (*inputs, mask)], strict=True
+    ):
+        steps = range(len(r))
+        delta = [r[t] + (0.0 if ended[t] else gamma * n[t]) - v[t] for t in steps]
+        row = []
+        for t in steps:
+            total, weight = 0.0, 1.0
+            for k in range(t, len(r)):
+                if not valid[k]:
+                    break
+                total += weight * delta[k]
+                weight *= gamma * lmbda
+                if ended[k] or done[k]:
+                    break
+            row.append(total)
+        advantages.append(row)
+        targets.append([row[t] + v[t] if valid[t] else 0.0 for t in steps])
+    return tensor(advantages, inputs[0], time_dim), tensor(targets, inputs[0], time_dim)
+
+
+# ---- inputs --------------------------------------------------------------------------------------
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.clone(),
+    "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "reversed axes": lambda x: x.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+    "expanded batch": lambda x: x[:1].expand(x.shape),
+    "expanded time": lambda x: x[:, :1].expand(x.shape),
+    "expanded scalar": lambda x: x.flatten()[0].expand(x.shape),
+    "stepped": lambda x: x.repeat_interleave(2, 1).repeat_interleave(3, 2)[:, ::2, ::3],
+    "not collapsible": lambda x: torch.cat([x, x, x], 2)[:, :, : x.shape[2]],
+    "not collapsible, permuted": lambda x: (
+        torch.cat([x, x], 1).repeat_interleave(2, 0).permute(1, 2, 0)[: x.shape[1], :, ::2]
+    ).permute(2, 0, 1),
+}
+
+
+def operands(*shape: int, dtype=torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    decay = torch.rand(shape, generator=generator, dtype=torch.float64) * 1.2 - 0.2
+    return x.to(dtype), decay.to(dtype)
+
+
+def experience(*shape: int, dtype=torch.float64, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    reals = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    # Drawn independently: some terminated steps are not flagged as done.
+    flags = [torch.rand(shape, generator=generator) < 0.15 for _ in range(2)]
+    return [x.to(dtype) for x in reals] + flags
+
+
+def validity(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(9)) < 0.8
+
+
+def scalars(dtype=torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.tensor(0.97, dtype=dtype), torch.tensor(0.9, dtype=dtype)
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype=torch.float64) -> None:
+    assert actual.dtype == dtype
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+def assert_gae(inputs, mask=None, time_dim=-1, dtype=torch.float64) -> None:
+    gamma, lmbda = scalars()
+    actual = fused_gae(*inputs, gamma, lmbda, mask, time_dim)
+    expected = gae_oracle(inputs, gamma.item(), lmbda.item(), mask, time_dim)
+    for one, other in zip(actual, expected, strict=True):
+        assert_close(one, other, dtype)
+
+
+@pytest.fixture(params=["numba", "plain"])
+def form(request, monkeypatch):
+    """Both forms of the operators on CPU."""
+    if request.param == "plain":
+        monkeypatch.setattr(cpu, "_loops", lambda name, dtype: None)
+    return request.param
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def test_numba_is_what_runs_here():
+    for dtype in (torch.float32, torch.float64):
+        assert cpu._loops("recurrence", dtype) is not None
+        assert cpu._loops("gae", dtype) is not None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("decay_layout", ["contiguous", "reversed axes", "same"])
+def test_recurrence_layouts(layout, decay_layout, form):
+    x, decay = operands(5, 9, 10)
+    x = LAYOUTS[layout](x)
+    decay = LAYOUTS[layout if decay_layout == "same" else decay_layout](decay)
+    for time_dim in (0, 1, 2, -1, -2, -3):
+        for reverse in (True, False):
+            y = linear_recurrence(x, decay, None, time_dim, reverse)
+            assert_close(y, recurrence_oracle(x, decay, time_dim, reverse))
+            assert y.stride() == torch.empty_like(x).stride()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gae_layouts(layout, mixed, masked, form):
+    inputs = experience(5, 9, 10)
+    mask = LAYOUTS[layout](validity(5, 9, 10)) if masked else None
+    inputs = [LAYOUTS[layout](x) if k % 2 or not mixed else x for k, x in enumerate(inputs)]
+    for time_dim in (0, 1, 2, -2):
+        assert_gae(inputs, mask, time_dim)
+
+
+def test_four_dimensions_that_do_not_merge(form):
+    x, decay = (z.permute(3, 1, 0, 2)[:2, ::2, :, 1:] for z in operands(3, 6, 7, 5))
+    inputs = [z.permute(3, 1, 0, 2)[:2, ::2, :, 1:] for z in experience(3, 6, 7, 5)]
+    for time_dim in range(4):
+        y = linear_recurrence(x, decay, None, time_dim)
+        assert_close(y, recurrence_oracle(x, decay, time_dim, True))
+        assert_gae(inputs, None, time_dim)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 130])
+@pytest.mark.parametrize("batch", [0, 1, 3, 4, 9])
+def test_sizes(length, batch, form):
+    for shape, time_dim in (((batch, length), 1), ((length, batch), 0), ((batch, length, 1), -2)):
+        x, decay = operands(*shape)
+        for reverse in (True, False):
+            y = linear_recurrence(x, decay, None, time_dim, reverse)
+            assert_close(y, recurrence_oracle(x, decay, time_dim, reverse))
+        assert_gae(experience(*shape), validity(*shape), time_dim)
+
+
+@pytest.mark.parametrize(("shape", "time_dim"), [((2, 1100), 1), ((3, 4100), 0), ((1100,), 0)])
+def test_longer_than_one_stretch_of_the_loops(shape, time_dim):
+    x, decay = operands(*shape)
+    for reverse in (True, False):
+        y = linear_recurrence(x, decay, None, time_dim, reverse)
+        assert_close(y, recurrence_oracle(x, decay, time_dim, reverse))
+    assert_gae(experience(*shape), validity(*shape), time_dim)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_dtypes(dtype, form):
+    x, decay = operands(6, 37, dtype=dtype)
+    assert_close(linear_recurrence(x, decay), recurrence_oracle(x, decay, -1, True), dtype)
+    assert_close(doubling(x, decay, -1, True), recurrence_oracle(x, decay, -1, True), dtype)
+    assert_gae(experience(6, 37, dtype=dtype), validity(6, 37), -1, dtype)
+
+
+def test_half_precision_is_computed_in_single():
+    x, decay = torch.ones(1, 4000), torch.full((1, 4000), 0.991)
+    half = decay.to(torch.bfloat16)
+    exact = recurrence_oracle(x, half, -1, True)
+    y = doubling(x.to(torch.bfloat16), half, -1, True)
+    torch.testing.assert_close(y.double(), exact, rtol=4e-3, atol=0)
+
+
+def test_scalars_of_another_dtype_than_the_data(form):
+    inputs = experience(4, 20, dtype=torch.float32)
+    for dtype in (torch.float32, torch.float64):
+        advantage, _ = fused_gae(*inputs, *scalars(dtype), None, -1)
+        assert_close(advantage, gae_oracle(inputs, 0.97, 0.9, None, -1)[0], torch.float32)
+
+
+def test_inputs_are_not_written(form):
+    inputs = experience(5, 9, 10)
+    copies = [x.clone() for x in inputs]
+    fused_gae(*inputs, *scalars(), None, -1)
+    x, decay = operands(5, 1)
+    y = linear_recurrence(x, decay)
+    y += 1
+    torch.testing.assert_close(x, operands(5, 1)[0])
+    for one, other in zip(inputs, copies, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# ---- what must not spread ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("reverse", [True, False])
+def test_masked_steps_vanish(bad, reverse, form):
+    x, decay = operands(4, 30)
+    mask = validity(4, 30)
+    clean = [torch.where(mask, z, 0.0).requires_grad_() for z in (x, decay)]
+    dirty = [torch.where(mask, z, bad).requires_grad_() for z in (x, decay)]
+    results = []
+    for pair in (clean, dirty):
+        y = linear_recurrence(*pair, mask, -1, reverse)
+        results.append([y, *torch.autograd.grad(y.square().sum(), pair)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+        assert (one[~mask] == 0).all()
+    assert_close(results[1][0], recurrence_oracle(*clean, -1, reverse))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("reverse", [True, False])
+def test_decay_is_not_read_where_the_recurrence_starts(bad, reverse, form):
+    for shape, time_dim in (((5, 9), 1), ((9, 10), 0), ((3, 700), 1)):
+        x, decay = operands(*shape)
+        decay.select(time_dim, -1 if reverse else 0).fill_(bad)
+        x, decay = x.requires_grad_(), decay.requires_grad_()
+        y = linear_recurrence(x, decay, None, time_dim, reverse)
+        gradients = torch.autograd.grad(y.sum(), (x, decay))
+        assert all(z.isfinite().all() for z in (y, *gradients))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_gae_ignores_what_it_must(bad, form):
+    reward, value, next_value, terminated, done = experience(6, 40)
+    mask = validity(6, 40)
+    gamma, lmbda = scalars()
+    expected = gae_oracle((reward, value, next_value, terminated, done), 0.97, 0.9, mask, -1)
+    next_value = torch.where(terminated | ~mask, bad, next_value)
+    reward, value = torch.where(mask, reward, bad), torch.where(mask, value, bad)
+    actual = fused_gae(reward, value, next_value, terminated, done, gamma, lmbda, mask, -1)
+    for one, other in zip(actual, expected, strict=True):
+        assert_close(one, other)
+
+
+# ---- gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reverse", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "time_dim"), [((2, 5), -1), ((4, 3), 0), ((2, 3, 2), 1)])
+def test_gradients(reverse, masked, shape, time_dim, form):
+    pair = [z.requires_grad_() for z in operands(*shape)]
+    mask = validity(*shape) if masked else None
+    assert torch.autograd.gradcheck(linear_recurrence, (*pair, mask, time_dim, reverse))
+    assert torch.autograd.gradgradcheck(linear_recurrence, (*pair, mask, time_dim, reverse))
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_gradients_of_short_rows(length):
+    x, decay = (z.requires_grad_() for z in operands(3, length))
+    grad_x, grad_decay = torch.autograd.grad(linear_recurrence(x, decay).sum(), (x, decay))
+    assert (grad_x == 1).all()
+    assert (grad_decay == 0).all()
+
+
+def test_gradient_of_one_operand_only():
+    x, decay = operands(3, 4)
+    for k in (0, 1):
+        pair = [x.clone(), decay.clone()]
+        pair[k].requires_grad_()
+        assert torch.autograd.gradcheck(linear_recurrence, tuple(pair))
+
+
+# ---- transforms ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "expanded batch", "stepped"])
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_opcheck_recurrence(layout, differentiable):
+    x, decay = (LAYOUTS[layout](z) for z in operands(2, 3, 4))
+    x, decay = x.requires_grad_(differentiable), decay.requires_grad_(differentiable)
+    arguments = (x, decay, 1, True)
+    torch.library.opcheck(
+        torch.ops.compiled_rl.linear_recurrence.default, arguments, test_utils=OPCHECKS
+    )
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "reversed axes", "expanded time"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_opcheck_gae(layout, masked):
+    inputs = [LAYOUTS[layout](z) for z in experience(2, 3, 4)]
+    mask = validity(2, 3, 4) if masked else None
+    arguments = (*inputs, *scalars(), mask, 1)
+    torch.library.opcheck(torch.ops.compiled_rl.gae.default, arguments, test_utils=OPCHECKS)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, 1), (0, None), (None, 2), (-1, 0)])
+@pytest.mark.parametrize("time_dim", [0, 1, -1])
+def test_vmap_recurrence(in_dims, time_dim):
+    x, decay = operands(4, 4, 4)
+    x = x if in_dims[0] is not None else x[0]
+    decay = decay if in_dims[1] is not None else decay[0]
+
+    def f(a, b):
+        return linear_recurrence(a, b, None, time_dim)
+
+    def loss(a, b):
+        return f(a, b).square().sum()
+
+    singles = [
+        tuple(
+            z if dim is None else z.select(dim, k)
+            for z, dim in zip((x, decay), in_dims, strict=True)
+        )
+        for k in range(4)
+    ]
+    for function in (f, torch.func.grad(loss, argnums=(0, 1)), torch.func.grad(loss, argnums=1)):
+        actual = torch.vmap(function, in_dims)(x, decay)
+        expected = [function(*single) for single in singles]
+        if isinstance(actual, Tensor):
+            actual, expected = (actual,), [(z,) for z in expected]
+        for k, one in enumerate(actual):
+            assert_close(one, torch.stack([z[k] for z in expected]))
+
+
+def test_per_sample_and_second_gradients():
+    x, decay = operands(3, 5)
+
+    def total(d):
+        return linear_recurrence(x[0], d).sum()
+
+    hessian = torch.func.jacrev(torch.func.jacrev(total))(decay[0])
+    expected = torch.autograd.functional.hessian(total, decay[0])
+    assert_close(hessian, expected)
+    assert hessian.abs().max() > 0.1
+
+
+def test_forward_mode_is_refused():
+    x, decay = operands(3, 5)
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward"):
+        torch.func.jvp(lambda a: linear_recurrence(a, decay), (x,), (x,))
+
+
+def test_compiled_with_dynamic_shapes():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compiled = torch.compile(linear_recurrence, fullgraph=True, dynamic=True, backend=backend)
+    for shape in ((4, 6), (3, 9), (7, 130)):
+        mask = validity(*shape)
+        pairs = [[z.requires_grad_() for z in operands(*shape)] for _ in range(2)]
+        for function, pair in zip((linear_recurrence, compiled), pairs, strict=True):
+            function(*pair, mask).square().sum().backward()
+        for one, other in zip(*pairs, strict=True):
+            assert_close(one.grad, other.grad)
+    assert len(graphs) == 1
+
+
+def test_gae_compiled_is_one_node_and_never_recompiles():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    def last_axis(*tensors):
+        return fused_gae(*tensors, -1)
+
+    compiled = torch.compile(last_axis, fullgraph=True, dynamic=True, backend=backend)
+    stance = "default"
+    for shape in ((4, 6), (3, 9), (7, 130)):
+        inputs, mask = experience(*shape), validity(*shape)
+        gamma, lmbda = torch.rand((), dtype=torch.float64), torch.rand((), dtype=torch.float64)
+        with torch.compiler.set_stance(stance):
+            actual = compiled(*inputs, gamma, lmbda, mask)
+        for one, other in zip(actual, fused_gae(*inputs, gamma, lmbda, mask, -1), strict=True):
+            assert_close(one, other)
+        stance = "fail_on_recompile"
+    # The last: for a 0-d float64 tensor Dynamo starts its one compilation over.
+    targets = [n.target for n in graphs[-1].graph.nodes if n.op == "call_function"]
+    assert sum("gae" in str(target) for target in targets) == 1
+    assert not [n for n in graphs[-1].graph.nodes if n.op == "call_method"]
+
+
+@pytest.mark.parametrize("reverse", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_scripted(reverse, masked):
+    scripted = torch.jit.script(linear_recurrence)
+    x, decay = operands(4, 37)
+    mask = validity(4, 37) if masked else None
+    for time_dim in (0, 1, -1):
+        expected = linear_recurrence(x, decay, mask, time_dim, reverse)
+        assert_close(scripted(x, decay, mask, time_dim, reverse), expected)
+    with pytest.raises(torch.jit.Error, match="`decay` must have the shape of `x`"):
+        scripted(x, decay[:3])
+
+
+def test_doubling_compiles_whole():
+    compiled = torch.compile(doubling, fullgraph=True, backend="aot_eager")
+    x, decay = operands(4, 37)
+    assert_close(compiled(x, decay, -1, True), recurrence_oracle(x, decay, -1, True))
+
+
+class Recurrence(torch.nn.Module):
+    def forward(self, x: Tensor, decay: Tensor) -> Tensor:
+        return linear_recurrence(x, decay)
+
+
+class Doubling(torch.nn.Module):
+    def forward(self, x: Tensor, decay: Tensor) -> Tensor:
+        return doubling(x, decay, -1, True)
+
+
+def test_exported_keeps_one_operator():
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}
+    program = torch.export.export(Recurrence(), operands(4, 6), dynamic_shapes=(sizes, sizes))
+    program = program.run_decompositions()
+    nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+    assert [n.target for n in nodes] == [torch.ops.compiled_rl.linear_recurrence.default]
+    for shape in ((4, 6), (1, 9), (7, 130)):
+        x, decay = operands(*shape)
+        assert_close(program.module()(x, decay), recurrence_oracle(x, decay, -1, True))
+
+
+def test_doubling_exports_with_dynamic_batch():
+    sizes = {0: torch.export.Dim("batch")}
+    program = torch.export.export(Doubling(), operands(4, 37), dynamic_shapes=(sizes, sizes))
+    x, decay = operands(9, 37)
+    assert_close(program.module()(x, decay), recurrence_oracle(x, decay, -1, True))
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+def test_errors_name_what_was_expected_and_what_came():
+    x = torch.zeros(4, 5)
+    sentences = {
+        "`decay` must have the shape of `x`, got [4, 37] and [4, 5]": (x, torch.zeros(4, 37)),
+        "`decay` must have the dtype of `x`, got torch.float64 and torch.float32": (x, x.double()),
+        "`mask` must have the shape of `x`, got [4] and [4, 5]": (x, x, torch.ones(4).bool()),
+        "`mask` must be torch.bool, got torch.uint8": (x, x, x.to(torch.uint8)),
+        "`x` must be floating point, got torch.int64": (x.long(), x.long()),
+        "`x` must have a time axis, got a 0-d tensor": (x.sum(), x.sum()),
+        "`time_dim` must be in [-2, 1], got 2": (x, x, None, 2),
+    }
+    for sentence, arguments in sentences.items():
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            linear_recurrence(*arguments)
+        assert str(caught.value) == f"linear_recurrence: {sentence}"
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_operators_never_trust_their_caller(which):
+    inputs = experience(3, 5)
+    short, wrong = list(inputs), list(inputs)
+    short[which] = short[which][:, :2]
+    wrong[which] = wrong[which].to(torch.uint8)
+    for bad in (short, wrong):
+        with pytest.raises(ValueError, match="gae: "):
+            fused_gae(*bad, *scalars(), None, -1)
+    with pytest.raises(ValueError, match="`mask` must have the shape"):
+        fused_gae(*inputs, *scalars(), validity(3, 4), -1)
+    with pytest.raises(ValueError, match="must be 0-d"):
+        fused_gae(*inputs, torch.ones(2), scalars()[1], None, -1)
+    with pytest.raises(ValueError, match="linear_recurrence: "):
+        torch.ops.compiled_rl.linear_recurrence(inputs[0], inputs[1][:1], -1, True)
+
+
+# ---- Numba absent, or without a cache ------------------------------------------------------------
+
+SETUP = """
+import sys, warnings, torch
+from compiled_rl.kernels import fused_gae, linear_recurrence
+assert "numba" not in sys.modules, "importing the kernels must not import Numba"
+def run():
+    torch.manual_seed(0)
+    x, decay = torch.randn(3, 20), torch.rand(3, 20)
+    flag, half = decay > 0.8, torch.tensor(0.5)
+    y = linear_recurrence(x, decay)
+    return [y, *fused_gae(x, x, x, flag, flag, half, half, None, -1)]
+"""
+NUMBA_BLOCKED = """
+sys.modules["numba"] = None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for z in run() + run():
+        print(z.double().sum().item())
+assert len(caught) == 1, [str(w.message) for w in caught]
+assert "Numba" in str(caught[0].message)
+"""
+CACHE_BLOCKED = """
+from numba.core import caching
+def refuse(self):
+    raise OSError("read-only")
+for locator in caching.CacheImpl._locator_classes:
+    locator.ensure_cache_path = refuse
+warnings.simplefilter("error")
+for z in run() + run():
+    print(z.double().sum().item())
+from compiled_rl.kernels import cpu
+assert cpu._loops("gae", torch.float32) is not None
+"""
+
+
+def printed_by(script: str, **environment: str) -> list[float]:
+    result = subprocess.run(
+        [sys.executable, "-c", SETUP + script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return [float(line) for line in result.stdout.split()]
+
+
+@pytest.mark.parametrize("script", [NUMBA_BLOCKED, CACHE_BLOCKED], ids=["numba", "cache"])
+def test_blocked(script, tmp_path):
+    namespace: dict = {}
+    body = SETUP.replace('assert "numba"', 'assert True or "numba"')
+    exec(body, namespace)
+    expected = [z.double().sum().item() for z in namespace["run"]()] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        actual = printed_by(script, NUMBA_CACHE_DIR=str(tmp_path))
+    assert actual == pytest.approx(expected, abs=1e-4)
