@@ -50,9 +50,9 @@ def to_onnx(
     Args:
         target: a ``Policy`` (its deterministic action), any module, or any function of tensors.
             Bind arguments that are no tensors with ``functools.partial``.
-        example: one tensor, several, or tensors by name; the values only tell their kind (an
-            example that is positive everywhere stands for a positive quantity, and an integer
-            stays within the example's range).
+        example: one tensor, several, or tensors by name; the values only tell the kind of what
+            verification draws: within [0, 1] stays there, positive everywhere stays positive, and
+            an integer stays within the example's range.
         path: where to write, ending in ``.onnx``; missing folders are made.
         dynamic: the names of the leading axes that may have any size, ``("batch",)`` or
             ``("batch", "time")``; inputs of a lower rank have fewer of them.

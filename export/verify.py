@@ -138,11 +138,14 @@ def _fresh_inputs(
 
 
 def _fresh(example: Tensor, shape: Sequence[int], generator: Generator) -> Tensor:
-    """Random values of the example's kind: an example that is all positive stays positive."""
+    """Random values of the example's kind: probabilities and positive quantities stay such."""
     if example.dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     if not example.is_floating_point():
         low, high = int(example.min()), int(example.max())
         return torch.randint(low, high + 1, shape, generator=generator, dtype=example.dtype)
+    low, high = float(example.min()), float(example.max())
+    if 0 <= low < high <= 1:
+        return torch.rand(shape, generator=generator, dtype=example.dtype)
     normal = torch.randn(shape, generator=generator, dtype=example.dtype)
-    return normal.abs() + 0.1 if bool((example > 0).all()) else normal
+    return normal.abs() + 0.1 if low > 0 else normal

@@ -6,7 +6,7 @@ A logit of minus infinity forbids its action: probability zero, no gradient, no 
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.checks import check_shape
+from compiled_rl.kernels.checks import check_shape
 
 
 def categorical_log_prob(action: Tensor, logits: Tensor) -> Tensor:

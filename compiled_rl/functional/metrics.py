@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.checks import check_shape
+from compiled_rl.kernels.checks import check_mask, check_shape
 from compiled_rl.functional.reduction import count_valid, reduce, variance
 from compiled_rl.functional.scalars import as_scalar
 
@@ -34,6 +34,7 @@ def explained_variance(
     Reference: Achen 1982, Interpreting and Using Regression, p. 58 (R squared of the residual).
     """
     check_shape("explained_variance", "value_target", value_target, "value", value)
+    check_mask("explained_variance", mask, "value", value)
     residual = variance((value_target - value).detach(), mask)
     total = variance(value_target.detach(), mask)
     return 1 - residual / total.clamp(min=1e-8)
@@ -59,6 +60,7 @@ def effective_sample_size(log_ratio: Tensor, mask: Optional[Tensor] = None) -> T
     Reference: Kong 1992, technical report 348, University of Chicago; Martino et al. 2016,
     arXiv:1602.03572, eq. 6.
     """
+    check_mask("effective_sample_size", mask, "log_ratio", log_ratio)
     count = count_valid(log_ratio, mask)
     weight = (log_ratio - _largest(log_ratio, mask)).detach().exp()
     total = reduce(weight, mask, "sum")
@@ -133,6 +135,7 @@ def clip_fraction(
 
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7 (what is clipped).
     """
+    check_mask("clip_fraction", mask, "x", x)
     outside = (x < as_scalar(low, x)) | (x > as_scalar(high, x))
     return reduce(outside.to(x.dtype), mask, "mean")
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.checks import check_shape
+from compiled_rl.kernels.checks import check_shape
 
 
 def normal_log_prob(action: Tensor, loc: Tensor, scale: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.checks import check_bool, check_shape
 from compiled_rl.functional.scalars import where_valid
+from compiled_rl.kernels.checks import check_mask
 
 
 def reduce(x: Tensor, mask: Optional[Tensor] = None, reduction: str = "mean") -> Tensor:
@@ -29,9 +29,7 @@ def reduce(x: Tensor, mask: Optional[Tensor] = None, reduction: str = "mean") ->
 
     Reference: none; the mean over valid steps is a convention of masked sequence losses.
     """
-    if mask is not None:
-        check_shape("reduce", "mask", mask, "x", x)
-        check_bool("reduce", "mask", mask)
+    check_mask("reduce", mask, "x", x)
     valid = where_valid(mask, x)
     if reduction == "none":
         return valid.clone()
@@ -67,6 +65,7 @@ def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> T
 
     Reference: Bessel's correction, any textbook of statistics.
     """
+    check_mask("variance", mask, "x", x)
     deviation = where_valid(mask, x - reduce(x, mask, "mean"))
     return deviation.square().sum() / (count_valid(x, mask) - correction).clamp(min=1)
 
@@ -91,6 +90,8 @@ def standardize(x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
     Reference: Andrychowicz et al. 2020, arXiv:2006.05990, appendix B.7 (per-minibatch
     advantage normalisation).
     """
+    check_mask("standardize", mask, "x", x)
+    x = where_valid(mask, x)
     mean = reduce(x, mask, "mean")
     deviation = variance(x, mask, 1).sqrt().clamp(min=1e-6)
     standard = torch.where(count_valid(x, mask) > 1, (x - mean) / deviation, x)

@@ -5,9 +5,9 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.checks import check_bool, check_floating, check_shape
 from compiled_rl.functional.scalars import as_scalar, where_valid
-from compiled_rl.kernels import fused_gae, linear_recurrence
+from compiled_rl.kernels import fusable, fused_gae, linear_recurrence
+from compiled_rl.kernels.checks import check_gae
 
 
 class AdvantageOutput(NamedTuple):
@@ -55,43 +55,20 @@ def gae(
 
     Reference: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
     """
-    check_floating("gae", "reward", reward)
-    check_shape("gae", "value", value, "reward", reward)
-    check_shape("gae", "next_value", next_value, "reward", reward)
-    check_shape("gae", "terminated", terminated, "reward", reward)
-    check_shape("gae", "done", done, "reward", reward)
-    check_bool("gae", "terminated", terminated)
-    check_bool("gae", "done", done)
-    if mask is not None:
-        check_shape("gae", "mask", mask, "reward", reward)
-        check_bool("gae", "mask", mask)
     discount = as_scalar(gamma, reward)
     trace_decay = as_scalar(lmbda, reward)
     if not torch.jit.is_scripting():
-        if _fusable([reward, value, next_value, discount, trace_decay]):
-            return AdvantageOutput(
-                *fused_gae(
-                    reward,
-                    value,
-                    next_value,
-                    terminated,
-                    done,
-                    discount,
-                    trace_decay,
-                    mask,
-                    time_dim,
-                )
+        if fusable(reward, value, next_value, discount, trace_decay):
+            fused = fused_gae(
+                reward, value, next_value, terminated, done, discount, trace_decay, mask, time_dim
             )
+            return AdvantageOutput(*fused)
+    check_gae(
+        reward, value, next_value, terminated, done, discount, trace_decay, mask, time_dim
+    )
     reward, value = where_valid(mask, reward), where_valid(mask, value)
     bootstrap = where_valid(~terminated, where_valid(mask, next_value))
     delta = reward + discount * bootstrap - value
     decay = discount * trace_decay * (~(done | terminated)).to(reward.dtype)
     advantage = linear_recurrence(delta, decay, mask, time_dim)
     return AdvantageOutput(advantage, advantage + value)
-
-
-def _fusable(inputs: list[Tensor]) -> bool:
-    """Whether the forward-only kernel may run: nothing to differentiate, no graph to ship."""
-    if torch.compiler.is_exporting():
-        return False
-    return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))

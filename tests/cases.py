@@ -1,0 +1,175 @@
+"""One row a public function and way of calling it; ``test_contract.py`` does the rest."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from compiled_rl import functional
+from tests import oracles
+
+ACTIONS = 3
+
+
+class Case(NamedTuple):
+    """A function, its oracle, and its inputs: ``name: (kind, axes)``.
+
+    Kinds are those of ``draw``; axes are ``B`` (batch), ``T`` (time) and ``A`` (actions).
+    """
+
+    name: str
+    function: Callable[..., Any]
+    oracle: Callable[..., Any]
+    inputs: dict[str, tuple[str, str]]
+    differentiable: tuple[str, ...] = ()
+    scalars: dict[str, float] = {}  # noqa: RUF012
+    fixed: dict[str, Any] = {}  # noqa: RUF012
+    per_row: bool = True
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """The leading axes that may have any size."""
+        axes = next(iter(self.inputs.values()))[1]
+        return ("batch", "time") if "T" in axes else ("batch",)
+
+    def draw(
+        self, batch: int, time: int, dtype: torch.dtype = torch.float64, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Fresh inputs."""
+        generator = Generator().manual_seed(seed + 100 * batch + time)
+        sizes = {"B": batch, "T": time, "A": ACTIONS}
+        return {
+            name: draw(kind, [sizes[axis] for axis in axes.split()], dtype, generator)
+            for name, (kind, axes) in self.inputs.items()
+        }
+
+    def call(self, function: Callable[..., Any], inputs: dict[str, Tensor]) -> tuple[Any, ...]:
+        """The function's outputs, always as a tuple."""
+        outputs = function(**inputs, **self.scalars, **self.fixed)
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def draw(kind: str, shape: list[int], dtype: torch.dtype, generator: Generator) -> Tensor:
+    """Random values of a kind."""
+    if kind == "flag":
+        return torch.rand(shape, generator=generator) < 0.3
+    if kind == "mask":
+        mask = torch.rand(shape, generator=generator) < 0.7
+        mask[..., -1] = True  # something is always valid
+        return mask
+    if kind == "index":
+        return torch.randint(ACTIONS, shape, generator=generator)
+    if kind == "one-hot":
+        index = torch.randint(ACTIONS, shape[:-1], generator=generator)
+        return torch.nn.functional.one_hot(index, ACTIONS).to(dtype)
+    if kind == "uniform":
+        return torch.rand(shape, generator=generator, dtype=dtype)
+    normal = torch.randn(shape, generator=generator, dtype=dtype)
+    return normal.abs() / 2 + 0.5 if kind == "positive" else normal
+
+
+def _of(kind: str, axes: str, *names: str) -> dict[str, tuple[str, str]]:
+    return dict.fromkeys(names, (kind, axes))
+
+
+_SEQUENCE = _of("normal", "B T", "reward", "value", "next_value") | _of(
+    "flag", "B T", "terminated", "done"
+)
+_MASK = {"mask": ("mask", "B")}
+_MASK_T = {"mask": ("mask", "B T")}
+_NORMAL = {"loc": ("normal", "B A"), "scale": ("positive", "B A")}
+_ACTION = {"action": ("normal", "B A")}
+_OTHER = {"other_loc": ("normal", "B A"), "other_scale": ("positive", "B A")}
+_LOGITS = {"logits": ("normal", "B A")}
+_RATIO = _of("normal", "B", "log_prob", "behavior_log_prob")
+_VALUES = _of("normal", "B", "value", "value_target")
+
+
+def _case(
+    name: str,
+    inputs: dict[str, tuple[str, str]],
+    differentiable: tuple[str, ...] = (),
+    **others: Any,
+) -> Case:
+    """A row; the function and its oracle bear the first word of the name."""
+    function = name.split()[0]
+    return Case(
+        name,
+        getattr(functional, function),
+        getattr(oracles, function),
+        inputs,
+        differentiable,
+        **others,
+    )
+
+
+_RECURRENCE = _of("normal", "B T", "x") | _of("uniform", "B T", "decay")
+_SCALARS = {"gamma": 0.97, "lmbda": 0.9}
+_EPSILON = {"clip_epsilon_low": 0.3, "clip_epsilon_high": 0.2}
+_BOUNDS = {"low": -0.4, "high": 0.7}
+_FLOW = ("reward", "value", "next_value")
+_BATCHWISE = {"per_row": False}
+
+CASES = [
+    _case("gae", _SEQUENCE, _FLOW, scalars=_SCALARS),
+    _case("gae masked", _SEQUENCE | _MASK_T, _FLOW, scalars=_SCALARS),
+    _case("linear_recurrence", _RECURRENCE, ("x", "decay")),
+    _case("linear_recurrence masked", _RECURRENCE | _MASK_T, ("x", "decay")),
+    _case("linear_recurrence forward", _RECURRENCE, ("x", "decay"), fixed={"reverse": False}),
+    _case(
+        "ppo_clip",
+        _RATIO | _of("normal", "B", "advantage"),
+        ("log_prob", "behavior_log_prob", "advantage"),
+        scalars=_EPSILON,
+    ),
+    _case("value_loss", _VALUES, ("value", "value_target")),
+    _case("value_loss l1", _VALUES, ("value", "value_target"), fixed={"loss_type": "l1"}),
+    _case("value_loss l2", _VALUES, ("value", "value_target"), fixed={"loss_type": "l2"}),
+    _case(
+        "value_loss clipped",
+        _VALUES | _of("normal", "B", "old_value"),
+        ("value", "value_target", "old_value"),
+        scalars={"clip_value": 0.3},
+    ),
+    _case("normal_log_prob", _ACTION | _NORMAL, ("action", "loc", "scale")),
+    _case("normal_entropy", _NORMAL, ("scale",)),
+    _case("normal_kl", _NORMAL | _OTHER, ("loc", "scale", "other_loc", "other_scale")),
+    _case("normal_mode", _NORMAL, ("loc",)),
+    _case("normal_sample", _NORMAL | _of("normal", "B A", "noise"), ("loc", "scale", "noise")),
+    _case("categorical_log_prob", {"action": ("index", "B")} | _LOGITS, ("logits",)),
+    _case("categorical_log_prob one-hot", {"action": ("one-hot", "B A")} | _LOGITS, ("logits",)),
+    _case("categorical_entropy", _LOGITS, ("logits",)),
+    _case(
+        "categorical_kl", _LOGITS | _of("normal", "B A", "other_logits"), ("logits", "other_logits")
+    ),
+    _case("categorical_mode", _LOGITS),
+    _case("categorical_sample", _LOGITS | _of("uniform", "B A", "noise")),
+    _case("reduce", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
+    _case("reduce mean masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
+    _case(
+        "reduce sum masked",
+        _of("normal", "B", "x") | _MASK,
+        ("x",),
+        fixed={"reduction": "sum"},
+        **_BATCHWISE,
+    ),
+    _case(
+        "reduce none masked",
+        _of("normal", "B", "x") | _MASK,
+        ("x",),
+        fixed={"reduction": "none"},
+    ),
+    _case("variance", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
+    _case("variance masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
+    _case("standardize", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
+    _case("standardize masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
+    _case("explained_variance", _VALUES, **_BATCHWISE),
+    _case("explained_variance masked", _VALUES | _MASK, **_BATCHWISE),
+    _case("effective_sample_size", _of("normal", "B", "log_ratio"), **_BATCHWISE),
+    _case("effective_sample_size masked", _of("normal", "B", "log_ratio") | _MASK, **_BATCHWISE),
+    _case("kl_k1", _RATIO),
+    _case("kl_k3", _RATIO),
+    _case("clip_fraction", _of("normal", "B", "x"), scalars=_BOUNDS, **_BATCHWISE),
+    _case("clip_fraction masked", _of("normal", "B", "x") | _MASK, scalars=_BOUNDS, **_BATCHWISE),
+]

@@ -1,0 +1,246 @@
+"""What the papers say, one scalar at a time: another algorithm than the code's.
+
+Every oracle takes the case's tensors and scalars by name and returns the outputs as nested lists.
+"""
+
+import math
+
+NEVER = -math.inf
+
+
+def rows(*tensors):
+    """The rows of several tensors side by side, as nested lists."""
+    return zip(*[x.tolist() for x in tensors], strict=True)
+
+
+def valid(mask, like):
+    return [[True] * len(row) for row in like.tolist()] if mask is None else mask.tolist()
+
+
+def gae(reward, value, next_value, terminated, done, gamma=0.99, lmbda=0.95, mask=None):
+    advantages, targets = [], []
+    ok = valid(mask, reward)
+    for r, v, n, over, cut, keep in zip(
+        *[x.tolist() for x in (reward, value, next_value, terminated, done)], ok, strict=True
+    ):
+        row = []
+        for t in range(len(r)):
+            total, weight = 0.0, 1.0
+            for k in range(t, len(r)):
+                if not keep[k]:
+                    break
+                total += weight * (r[k] + gamma * (0.0 if over[k] else n[k]) - v[k])
+                weight *= gamma * lmbda
+                if cut[k] or over[k]:
+                    break
+            row.append(total)
+        advantages.append(row)
+        targets.append([a + b if k else 0.0 for a, b, k in zip(row, v, keep, strict=True)])
+    return advantages, targets
+
+
+def linear_recurrence(x, decay, mask=None, reverse=True):
+    out = []
+    ok = valid(mask, x)
+    for xs, ds, keep in zip(x.tolist(), decay.tolist(), ok, strict=True):
+        order = list(range(len(xs)))
+        step = 1 if reverse else -1
+        row = []
+        for t in order:
+            total, weight, k = 0.0, 1.0, t
+            while 0 <= k < len(xs) and keep[k]:
+                total += weight * xs[k]
+                weight *= ds[k]
+                k += step
+            row.append(total)
+        out.append(row)
+    return (out,)
+
+
+def ppo_clip(
+    log_prob, behavior_log_prob, advantage, clip_epsilon_low=0.2, clip_epsilon_high=0.2
+):
+    out = []
+    for new, old, a in rows(log_prob, behavior_log_prob, advantage):
+        ratio = math.exp(new - old)
+        bounded = min(max(ratio, 1 - clip_epsilon_low), 1 + clip_epsilon_high)
+        out.append(-min(ratio * a, bounded * a))
+    return (out,)
+
+
+def distance(d, kind):
+    if kind == "l2":
+        return d * d
+    if kind == "l1":
+        return abs(d)
+    return d * d / 2 if abs(d) < 1 else abs(d) - 0.5
+
+
+def value_loss(value, value_target, old_value=None, clip_value=0.2, loss_type="smooth_l1"):
+    out = []
+    olds = [None] * len(value) if old_value is None else old_value.tolist()
+    for (v, target), old in zip(rows(value, value_target), olds, strict=True):
+        loss = distance(v - target, loss_type)
+        if old is not None:
+            near = old + min(max(v - old, -clip_value), clip_value)
+            loss = max(loss, distance(near - target, loss_type))
+        out.append(loss)
+    return (out,)
+
+
+def normal_log_prob(action, loc, scale):
+    def density(x, m, s):
+        return math.log(math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi)))
+
+    return (
+        [sum(density(*z) for z in zip(*row, strict=True)) for row in rows(action, loc, scale)],
+    )
+
+
+def normal_entropy(loc, scale):
+    half = math.log(2 * math.pi * math.e) / 2
+    return ([sum(half + math.log(s) for s in row) for row in scale.tolist()],)
+
+
+def normal_kl(loc, scale, other_loc, other_scale):
+    """By numerical integration of p log(p / q)."""
+
+    def density(x, m, s):
+        return math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi))
+
+    def integral(m, s, n, r, steps=4001):
+        width = 20 * s / (steps - 1)
+        total = 0.0
+        for i in range(steps):
+            x = m - 10 * s + i * width
+            p = density(x, m, s)
+            log_q = -((x - n) ** 2) / (2 * r * r) - math.log(r * math.sqrt(2 * math.pi))
+            total += width * p * (math.log(p) - log_q) if p > 0 else 0.0
+        return total
+
+    return (
+        [
+            sum(integral(*z) for z in zip(*row, strict=True))
+            for row in rows(loc, scale, other_loc, other_scale)
+        ],
+    )
+
+
+def normal_mode(loc, scale):
+    return (loc.tolist(),)
+
+
+def normal_sample(loc, scale, noise):
+    return (
+        [
+            [m + s * z for m, s, z in zip(*row, strict=True)]
+            for row in rows(loc, scale, noise)
+        ],
+    )
+
+
+def probabilities(logits):
+    weights = [math.exp(x) for x in logits]
+    return [w / sum(weights) for w in weights]
+
+
+def categorical_log_prob(action, logits):
+    out = []
+    for a, row in rows(action, logits):
+        index = a if isinstance(a, int) else max(range(len(a)), key=a.__getitem__)
+        p = probabilities(row)[index]
+        out.append(math.log(p) if p else NEVER)
+    return (out,)
+
+
+def categorical_entropy(logits):
+    return (
+        [-sum(p * math.log(p) for p in probabilities(row) if p) for row in logits.tolist()],
+    )
+
+
+def categorical_kl(logits, other_logits):
+    out = []
+    for a, b in rows(logits, other_logits):
+        pairs = zip(probabilities(a), probabilities(b), strict=True)
+        out.append(sum(p * math.log(p / q) for p, q in pairs if p))
+    return (out,)
+
+
+def categorical_mode(logits):
+    return ([max(range(len(row)), key=row.__getitem__) for row in logits.tolist()],)
+
+
+def categorical_sample(logits, noise):
+    """The first to fire of N exponential clocks with rates p: the same law, another formula."""
+    out = []
+    for row, u in rows(logits, noise):
+        clocks = [
+            -math.log(x) / p if x and p else math.inf
+            for x, p in zip(u, probabilities(row), strict=True)
+        ]
+        out.append(min(range(len(row)), key=clocks.__getitem__))
+    return (out,)
+
+
+def kept(x, mask):
+    if mask is None:
+        return x.flatten().tolist()
+    return [v for v, k in zip(x.flatten().tolist(), mask.flatten().tolist(), strict=True) if k]
+
+
+def mean_of(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+def variance_of(values, correction=0):
+    m = mean_of(values)
+    return sum((v - m) ** 2 for v in values) / max(len(values) - correction, 1)
+
+
+def variance(x, mask=None, correction=0):
+    return (variance_of(kept(x, mask), correction),)
+
+
+def standardize(x, mask=None):
+    values = kept(x, mask)
+    m, s = mean_of(values), max(math.sqrt(variance_of(values, 1)), 1e-6)
+    keep = [True] * len(x) if mask is None else mask.tolist()
+    if len(values) < 2:
+        return ([v if k else 0.0 for v, k in zip(x.tolist(), keep, strict=True)],)
+    return ([(v - m) / s if k else 0.0 for v, k in zip(x.tolist(), keep, strict=True)],)
+
+
+def reduce(x, mask=None, reduction="mean"):
+    if reduction == "none":
+        keep = [True] * len(x) if mask is None else mask.tolist()
+        return ([v if k else 0.0 for v, k in zip(x.tolist(), keep, strict=True)],)
+    values = kept(x, mask)
+    return (sum(values) if reduction == "sum" else mean_of(values),)
+
+
+def explained_variance(value, value_target, mask=None):
+    v, r = kept(value, mask), kept(value_target, mask)
+    residual = variance_of([b - a for a, b in zip(v, r, strict=True)])
+    return (1 - residual / max(variance_of(r), 1e-8),)
+
+
+def effective_sample_size(log_ratio, mask=None):
+    w = [math.exp(x) for x in kept(log_ratio, mask)]
+    return (sum(w) ** 2 / (len(w) * sum(x * x for x in w)),)
+
+
+def kl_k1(log_prob, behavior_log_prob):
+    return ([old - new for new, old in rows(log_prob, behavior_log_prob)],)
+
+
+def kl_k3(log_prob, behavior_log_prob):
+    out = []
+    for new, old in rows(log_prob, behavior_log_prob):
+        ratio = math.exp(new - old)
+        out.append(ratio - 1 - math.log(ratio))
+    return (out,)
+
+
+def clip_fraction(x, low, high, mask=None):
+    return (mean_of([0.0 if low <= v <= high else 1.0 for v in kept(x, mask)]),)
