@@ -161,6 +161,19 @@ class ClipPPOLoss(LossModule):
             off |= {"value_clip_fraction"}
         return off
 
+    @property
+    def value_estimator(self) -> GAE:
+        """The estimator that computes a missing advantage.
+
+        Raises:
+            RuntimeError: the loss has no critic to estimate with.
+        """
+        if self._value_estimator is None:
+            raise RuntimeError(
+                f"{self.name}: a value estimator needs a `critic_network`, got None"
+            )
+        return self._value_estimator
+
     def make_value_estimator(self, value_type: Optional[type[GAE]] = None, **hyperparams: float) -> None:
         """Choose the estimator that computes a missing advantage.
 

@@ -1,0 +1,1 @@
+"""Whole training scripts on real environments, each read in one sitting."""

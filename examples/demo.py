@@ -1,0 +1,147 @@
+"""Train PPO on CartPole-v1, export what was trained, prove the files, and play without torch."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from compiled_rl import ClipPPOLoss, functional
+from compiled_rl.export import Report, to_onnx
+from examples.ppo_cartpole import Config, Progress, solved, train
+
+matplotlib.use("Agg")
+console = Console()
+
+
+def main(
+    out: Path = Path("runs/demo"),
+    steps: int = 100_000,
+    seed: int = 0,
+    mode: str = "compiled",
+    resume: bool = False,
+) -> None:
+    """Train, export, prove, play; everything that is made goes to OUT."""
+    torch.set_num_threads(1)  # the networks are small: a second thread only waits
+    checkpoint = out / "checkpoint.pt"
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    try:
+        loss, history = _train(Config(total_steps=steps, seed=seed, mode=mode), checkpoint)
+        reports = export(loss, history, out)
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. Go on from {checkpoint} with --resume.")
+        raise typer.Exit(130) from None
+    console.print(table(reports))
+    play(out / "policy.onnx")
+
+
+def _train(config: Config, checkpoint: Path) -> tuple[ClipPPOLoss, list[Progress]]:
+    columns = (
+        TextColumn("training CartPole-v1"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps · return {task.fields[mean_return]:5.1f}"),
+        TextColumn("· {task.fields[rate]:6.0f} steps/s ·"),
+        TimeRemainingColumn(),
+        TextColumn("left at most"),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("train", total=config.total_steps, mean_return=0.0, rate=0.0)
+        loss, history = train(config, checkpoint, _follow(bar, task))
+    last = history[-1]
+    verdict = "Solved" if solved(history) else "Stopped"
+    console.print(f"{verdict} after {last.steps:,} steps, mean return {last.mean_return:.1f}.")
+    return loss, history
+
+
+def _follow(bar: Bar, task: int) -> Callable[[Progress], None]:
+    """Show progress, with the speed since the first rollout: that one compiles."""
+    first: list[tuple[float, int]] = []
+
+    def follow(progress: Progress) -> None:
+        first.append((time.perf_counter(), progress.steps))
+        seconds, steps = first[-1][0] - first[0][0], first[-1][1] - first[0][1]
+        rate = steps / seconds if seconds else 0.0
+        bar.update(
+            task, completed=progress.steps, mean_return=progress.mean_return, rate=rate
+        )
+
+    return follow
+
+
+def export(loss: ClipPPOLoss, history: list[Progress], out: Path) -> list[Report]:
+    """Policy, value network and estimator as ONNX files, and the learning curve."""
+    _draw(history, out / "learning_curve.png")
+    observation = torch.randn(2, 4)
+    value = torch.randn(2, 8)
+    flag = torch.zeros(2, 8, dtype=torch.bool)
+    sequence = {"reward": value, "value": value, "next_value": value}
+    gamma, lmbda = (float(x) for x in (loss.value_estimator.gamma, loss.value_estimator.lmbda))
+    return [
+        to_onnx(loss.actor_network, observation, out / "policy.onnx"),
+        to_onnx(
+            loss.critic_network,
+            {"input": observation},
+            out / "value.onnx",
+            output_names=("value",),
+        ),
+        to_onnx(
+            partial(functional.gae, gamma=gamma, lmbda=lmbda),
+            {**sequence, "terminated": flag, "done": flag},
+            out / "gae.onnx",
+            dynamic=("batch", "time"),
+        ),
+    ]
+
+
+def table(reports: list[Report]) -> Table:
+    """Every artefact with its size, its largest error against eager, and its latency."""
+    made = Table(title="Artefacts, in ONNX Runtime against eager on random inputs")
+    for column in ("artefact", "size", "checked at", "largest error", "latency"):
+        made.add_column(column, justify="left" if column == "artefact" else "right")
+    for report in reports:
+        for check in report.checks:
+            first = check is report.checks[0]
+            made.add_row(
+                report.path.name if first else "",
+                f"{report.bytes / 1024:.1f} KiB" if first else "",
+                ", ".join(f"{name} {size}" for name, size in check.sizes.items()),
+                f"{check.max_error:.1e}",
+                f"{check.latency_us:.0f} us",
+            )
+    return made
+
+
+def play(policy: Path) -> None:
+    """Twenty episodes in a process that never imports torch."""
+    console.print("Playing 20 episodes with ONNX Runtime alone (torch is not imported) …")
+    command = [sys.executable, "-m", "examples.play", str(policy), "CartPole-v1", "20"]
+    subprocess.run(command, check=True)
+
+
+def _draw(history: list[Progress], path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    axes.plot([row.steps for row in history], [row.mean_return for row in history])
+    axes.axhline(475, color="grey", linestyle="--", linewidth=1)
+    axes.text(0, 478, "solved", color="grey", va="bottom")
+    axes.set(xlabel="environment steps", ylabel="return, mean of 20 episodes", ylim=(0, 520))
+    axes.set_title("ClipPPOLoss on CartPole-v1")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)

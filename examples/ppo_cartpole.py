@@ -1,0 +1,160 @@
+"""PPO on CartPole-v1: collect, estimate, update, in one file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor, nn
+
+from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
+from compiled_rl.modules import Categorical
+from compiled_rl.training import Collector, load_checkpoint, save_checkpoint
+
+
+class Config(NamedTuple):
+    """What may be varied."""
+
+    total_steps: int = 100_000
+    seed: int = 0
+    envs: int = 8
+    rollout: int = 64
+    epochs: int = 10
+    minibatch: int = 256
+    learning_rate: float = 1e-3
+    gamma: float = 0.99
+    lmbda: float = 0.95
+    mode: str = "compiled"
+
+
+class Progress(NamedTuple):
+    """Where training is: steps taken, and the mean return of the last 20 episodes."""
+
+    steps: int
+    mean_return: float
+
+
+def make_envs(count: int) -> VectorEnv:
+    """CartPole environments that reset in the step in which an episode ends."""
+    return gym.make_vec(
+        "CartPole-v1",
+        num_envs=count,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+    )
+
+
+def make_loss(config: Config) -> ClipPPOLoss:
+    """Policy and critic of two layers each, on one running normaliser."""
+    torch.manual_seed(config.seed)
+    normalizer = ObservationNormalizer(4)
+    policy = Policy(nn.Sequential(normalizer, *_layers(), nn.Linear(64, 2)), Categorical)
+    critic = nn.Sequential(normalizer, *_layers(), ValueHead(64))
+    loss = ClipPPOLoss(policy, critic, entropy_coeff=0.0, normalize_advantage=True)
+    loss.make_value_estimator(gamma=config.gamma, lmbda=config.lmbda)
+    return loss
+
+
+def train(
+    config: Config, checkpoint: Path, on_progress: Callable[[Progress], None] = print
+) -> tuple[ClipPPOLoss, list[Progress]]:
+    """Train until the environment is solved or the steps are used up.
+
+    A checkpoint is written at the end, and when training is interrupted. If there is one already,
+    training goes on from it.
+    """
+    loss = make_loss(config)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, eps=1e-5)
+    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode=config.mode)
+    history = _resume(checkpoint, loss, optimizer)
+    collector = Collector(make_envs(config.envs), loss.actor_network, config.seed)
+    try:
+        while not _finished(history, config, collector):
+            _anneal(loss, optimizer, config, history)
+            batch = _estimate(loss, collector.collect(config.rollout))
+            for minibatch in _minibatches(batch, config, collector.generator):
+                update(minibatch)
+            loss.actor_network.network[0].update(batch["observation"])
+            history.append(_progress(history, config, collector))
+            on_progress(history[-1])
+    finally:
+        state = {"loss": loss.state_dict(), "optimizer": optimizer.state_dict()}
+        save_checkpoint(checkpoint, {**state, "history": [list(row) for row in history]})
+    return loss, history
+
+
+def solved(history: list[Progress]) -> bool:
+    """Whether the last 20 episodes reached the environment's threshold."""
+    threshold = gym.spec("CartPole-v1").reward_threshold
+    return bool(history) and history[-1].mean_return >= threshold
+
+
+def _layers() -> list[nn.Module]:
+    return [nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]
+
+
+def _estimate(loss: ClipPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rollout with advantage and value target, flat."""
+    with torch.no_grad():
+        value = loss.critic_network(rollout["observation"])
+        next_value = loss.critic_network(rollout["next_observation"])
+        target = loss.value_estimator(
+            rollout["next_reward"],
+            value,
+            next_value,
+            rollout["next_terminated"],
+            rollout["next_done"],
+            time_dim=0,
+        )
+    names = ("observation", "action", "action_log_prob")
+    batch = {name: rollout[name] for name in names} | target._asdict()
+    return {name: x.flatten(0, 1) for name, x in batch.items()}
+
+
+def _minibatches(batch: dict[str, Tensor], config: Config, generator: torch.Generator):
+    size = len(batch["action"])
+    for _ in range(config.epochs):
+        for index in torch.randperm(size, generator=generator).split(config.minibatch):
+            yield {name: x[index] for name, x in batch.items()}
+
+
+def _anneal(
+    loss: ClipPPOLoss,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    history: list[Progress],
+) -> None:
+    """Learning rate and clip bound go to zero linearly; neither recompiles the update."""
+    left = 1 - (history[-1].steps if history else 0) / config.total_steps
+    optimizer.param_groups[0]["lr"] = config.learning_rate * left
+    loss.clip_epsilon = 0.2 * left
+
+
+def _progress(history: list[Progress], config: Config, collector: Collector) -> Progress:
+    before = history[-1].steps if history else 0
+    recent = collector.finished_returns[-20:]
+    return Progress(before + config.envs * config.rollout, sum(recent) / max(len(recent), 1))
+
+
+def _finished(history: list[Progress], config: Config, collector: Collector) -> bool:
+    enough = len(collector.finished_returns) >= 20
+    return bool(history) and (
+        history[-1].steps >= config.total_steps or (enough and solved(history))
+    )
+
+
+def _resume(
+    checkpoint: Path, loss: ClipPPOLoss, optimizer: torch.optim.Optimizer
+) -> list[Progress]:
+    if not checkpoint.exists():
+        return []
+    state = load_checkpoint(checkpoint)
+    loss.load_state_dict(state["loss"])
+    optimizer.load_state_dict(state["optimizer"])
+    return [Progress(*row) for row in state["history"]]
+
+
+if __name__ == "__main__":
+    train(Config(), Path("runs/ppo_cartpole.pt"))
