@@ -2,7 +2,6 @@
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, Optional
 
 from torch import Tensor
@@ -56,10 +55,14 @@ def is_tensordict(source: Any) -> bool:
     return hasattr(source, "batch_size")
 
 
-@lru_cache(maxsize=256)
 def output_type(owner: str, out_keys: tuple[str, ...]) -> Any:
-    """The named tuple in which a keyword call returns its outputs."""
-    return namedtuple(f"{owner}Output", out_keys)  # noqa: PYI024
+    """The named tuple in which a keyword call returns its outputs; one class for equal keys."""
+    if (owner, out_keys) not in _OUTPUT_TYPES:
+        _OUTPUT_TYPES[owner, out_keys] = namedtuple(f"{owner}Output", out_keys)  # noqa: PYI024
+    return _OUTPUT_TYPES[owner, out_keys]
+
+
+_OUTPUT_TYPES: dict[tuple[str, tuple[str, ...]], Any] = {}
 
 
 def given(data: Mapping[Key, Tensor]) -> str:

@@ -13,6 +13,7 @@ from compiled_rl.adapters import (
     describe,
     given,
     in_next,
+    output_type,
     read,
     unique,
     write,
@@ -92,6 +93,7 @@ class LossModule(CoefficientModule):
         self.in_keys = unique([*roots, *self.tensor_keys.values(), *nexts, *self.mask_keys])
         outputs = [field.name for field in self.fields if field.kind == "output"]
         self.out_keys = tuple(name for name in outputs if name not in self.absent())
+        output_type(self.name, self.out_keys)  # made now: a compiled call only finds it
 
     def set_keys(self, **keys: Optional[Key]) -> None:
         """Say under which keys the inputs are found; None restores a default.
