@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import nn
 
+from compiled_rl.export.signature import name_of
 from compiled_rl.export.verify import Check
 from compiled_rl.modules import ActionRescaler, ObservationNormalizer
 
@@ -22,7 +23,7 @@ def make_contract(
     """The contract of a verified model; plain JSON values only."""
     return {
         "format": "onnx",
-        "target": type(target).__name__ if isinstance(target, nn.Module) else _name(target),
+        "target": name_of(target),
         "inputs": [_tensor(x) for x in model.graph.input],
         "outputs": [_tensor(x) for x in model.graph.output],
         "dynamic": list(dynamic),
@@ -61,7 +62,3 @@ def _inside(target: Any) -> dict[str, Any]:
         if isinstance(module, ActionRescaler):
             found["action_range"] = {"low": module.low.tolist(), "high": module.high.tolist()}
     return found
-
-
-def _name(function: Any) -> str:
-    return str(getattr(getattr(function, "func", function), "__name__", function))

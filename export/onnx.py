@@ -23,6 +23,7 @@ from compiled_rl.export.signature import (
     Explicit,
     Target,
     in_eval_mode,
+    name_of,
     named_example,
     output_names as names_of_outputs,
 )
@@ -119,14 +120,21 @@ def _translate(
         except ExportError:
             raise
         except Exception as error:
-            raise ExportError(
-                f"to_onnx: {type(explicit.target).__name__} could not be exported: {error}"
-            ) from error
+            name = name_of(explicit.target)
+            raise ExportError(f"to_onnx: {name} could not be exported: {_why(error)}") from error
     assert exported is not None
     _strip(exported.model)
     model = exported.model_proto
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _why(error: BaseException) -> str:
+    """The first words of the error at the root."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
 
 
 def _check_pure(program: torch.export.ExportedProgram) -> None:

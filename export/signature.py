@@ -66,6 +66,13 @@ def output_names(target: Target, example: Mapping[str, Tensor], given: Optional[
     return list(given)
 
 
+def name_of(target: Target) -> str:
+    """What the user calls it: the class of a module, the name of a function."""
+    if isinstance(target, nn.Module):
+        return type(target).__name__
+    return str(getattr(getattr(target, "func", target), "__name__", target))
+
+
 @contextmanager
 def in_eval_mode(target: Target) -> Iterator[None]:
     """Put a module and its children in eval mode, and back as each was."""

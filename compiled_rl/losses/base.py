@@ -91,8 +91,10 @@ class LossModule(CoefficientModule):
         roots = [key for network in self.networks() for key in network.in_keys]
         nexts = [in_next(key) for key in roots]
         self.in_keys = unique([*roots, *self.tensor_keys.values(), *nexts, *self.mask_keys])
-        outputs = [field.name for field in self.fields if field.kind == "output"]
-        self.out_keys = tuple(name for name in outputs if name not in self.absent())
+        computed = [field for field in self.fields if field.kind != "input"]
+        given = [field for field in computed if field.name not in self.absent()]
+        self._given = tuple(field.name for field in given)
+        self.out_keys = tuple(field.name for field in given if field.kind == "output")
         output_type(self.name, self.out_keys)  # made now: a compiled call only finds it
 
     def set_keys(self, **keys: Optional[Key]) -> None:
@@ -131,7 +133,7 @@ class LossModule(CoefficientModule):
         """
         data = read(self.name, self.in_keys, tensordict, tensors)
         computed = self.evaluate(data)
-        outputs = {field.name: computed[field.name] for field in self.fields if field.name in computed}
+        outputs = {name: computed[name] for name in self._given}
         return write(self.name, tensordict, outputs, self.out_keys)
 
     def require(self, data: Data, name: str, why: str = "") -> Tensor:

@@ -9,15 +9,19 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 Tensors = dict[str, Tensor]
-Slots = dict[str, Tensor]
-Rule = Callable[[Mapping[str, Any], list[Tensor], list[Tensor], list[Slots], Tensor], None]
+Slots = dict[str, list[Tensor]]
+Options = dict[str, Any]
 
 
-class OptimiserState(NamedTuple):
-    """What an optimiser remembers: a learning rate a group, and the slots of each parameter."""
+class GroupState(NamedTuple):
+    """What an optimiser remembers of a parameter group; each slot has a tensor a parameter."""
 
-    learning_rate: list[Tensor]
-    slots: dict[str, Slots]
+    learning_rate: Tensor
+    slots: Slots
+
+
+OptimiserState = list[GroupState]
+Rule = Callable[[Options, list[Tensor], list[Tensor], GroupState], None]
 
 
 class Optimiser:
@@ -43,103 +47,97 @@ class Optimiser:
                 f"`optimizer` must be in {known} of torch.optim, got {type(optimizer).__name__}"
             )
         self.optimizer = optimizer
-        self._rule, self._empty_slots = _RULES[type(optimizer)]
+        self._rule, self._slot_names = _RULES[type(optimizer)]
         self._groups = [_names_of(group, names) for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            _check_group(group)
-        self.params = {
-            name: p
-            for group, found in zip(optimizer.param_groups, self._groups, strict=True)
-            for name, p in zip(found, group["params"], strict=True)
-        }
+        self._options = [_options_of(group) for group in optimizer.param_groups]
+        members = [p for group in optimizer.param_groups for p in group["params"]]
+        self.params = {names[p]: p for p in members}
 
     def state(self) -> OptimiserState:
-        """The optimiser's own tensors, made now if it has taken no step yet."""
-        slots: dict[str, Slots] = {}
-        rates: list[Tensor] = []
-        for group, names in zip(self.optimizer.param_groups, self._groups, strict=True):
-            rates.append(torch.as_tensor(group["lr"]))
-            for name, parameter in zip(names, group["params"], strict=True):
-                own = self.optimizer.state[parameter]
-                if not own:
-                    own.update(self._empty_slots(group, parameter))
-                slots[name] = own
-        return OptimiserState(rates, slots)
+        """The optimiser's own tensors, made now if it has taken no step yet.
+
+        Its options are read too: a compiled step must not touch the object itself, for then
+        TorchDynamo would guard on the learning rate.
+        """
+        self._options = [_options_of(group) for group in self.optimizer.param_groups]
+        return [self._group_state(group) for group in self.optimizer.param_groups]
 
     def step(
         self, params: Tensors, grads: Tensors, state: OptimiserState
     ) -> tuple[Tensors, OptimiserState]:
-        """New parameters and slots; a parameter without a gradient stays as it is."""
-        params, slots = dict(params), dict(state.slots)
-        groups = zip(self.optimizer.param_groups, self._groups, state.learning_rate, strict=True)
-        for group, names, rate in groups:
-            moved = [name for name in names if name in grads]
-            new = [params[name].detach().clone() for name in moved]
-            own = [{slot: x.clone() for slot, x in slots[name].items()} for name in moved]
-            self._rule(group, new, [grads[name] for name in moved], own, rate)
-            params.update(zip(moved, new, strict=True))
-            slots.update(zip(moved, own, strict=True))
-        return params, OptimiserState(state.learning_rate, slots)
+        """New parameters and state; a parameter without a gradient stays as it is."""
+        params, new_state = dict(params), []
+        for options, names, group in zip(self._options, self._groups, state, strict=True):
+            copies = {slot: [x.clone() for x in xs] for slot, xs in group.slots.items()}
+            new = GroupState(group.learning_rate, copies)
+            moved = [k for k, name in enumerate(names) if name in grads]
+            values = [params[names[k]].detach().clone() for k in moved]
+            own = {slot: [xs[k] for k in moved] for slot, xs in copies.items()}
+            given = [grads[names[k]] for k in moved]
+            self._rule(options, values, given, GroupState(group.learning_rate, own))
+            params.update({names[k]: value for k, value in zip(moved, values, strict=True)})
+            new_state.append(new)
+        return params, new_state
+
+    def _group_state(self, group: Mapping[str, Any]) -> GroupState:
+        slots: Slots = {name: [] for name in self._slot_names(group)}
+        for parameter in group["params"]:
+            own = self.optimizer.state[parameter]
+            for name, tensors in slots.items():
+                if name not in own:
+                    own[name] = torch.tensor(0.0) if name == "step" else torch.zeros_like(parameter)
+                tensors.append(own[name])
+        return GroupState(torch.as_tensor(group["lr"]), slots)
 
 
 def _adam(
-    group: Mapping[str, Any],
-    params: list[Tensor],
-    grads: list[Tensor],
-    slots: list[Slots],
-    rate: Tensor,
+    options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState
 ) -> None:
-    beta1, beta2 = group["betas"]
+    beta1, beta2 = options["betas"]
     adam(
         params,
         grads,
-        [own["exp_avg"] for own in slots],
-        [own["exp_avg_sq"] for own in slots],
-        [own["max_exp_avg_sq"] for own in slots] if group["amsgrad"] else [],
-        [own["step"] for own in slots],
+        state.slots["exp_avg"],
+        state.slots["exp_avg_sq"],
+        state.slots.get("max_exp_avg_sq", []),
+        state.slots["step"],
         foreach=False,
-        decoupled_weight_decay=group["decoupled_weight_decay"],
-        amsgrad=group["amsgrad"],
+        decoupled_weight_decay=options["decoupled_weight_decay"],
+        amsgrad=options["amsgrad"],
         beta1=beta1,
         beta2=beta2,
-        lr=rate,
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=group["maximize"],
+        lr=state.learning_rate,
+        weight_decay=options["weight_decay"],
+        eps=options["eps"],
+        maximize=options["maximize"],
     )
 
 
-def _adam_slots(group: Mapping[str, Any], parameter: Tensor) -> Slots:
-    moments = ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
-    return {"step": torch.tensor(0.0)} | {name: torch.zeros_like(parameter) for name in moments}
+def _adam_slots(group: Mapping[str, Any]) -> list[str]:
+    return ["step", "exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
 
 
-def _sgd(
-    group: Mapping[str, Any],
-    params: list[Tensor],
-    grads: list[Tensor],
-    slots: list[Slots],
-    rate: Tensor,
-) -> None:
+def _sgd(options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState) -> None:
+    none: list[Any] = [None] * len(params)
     sgd(
         params,
         grads,
-        [own.get("momentum_buffer") for own in slots],
+        state.slots.get("momentum_buffer", none),
         foreach=False,
-        weight_decay=group["weight_decay"],
-        momentum=group["momentum"],
-        lr=rate,  # type: ignore[arg-type]  # torch takes a tensor here, as Adam does
-        dampening=group["dampening"],
-        nesterov=group["nesterov"],
-        maximize=group["maximize"],
+        weight_decay=options["weight_decay"],
+        momentum=options["momentum"],
+        lr=state.learning_rate,  # type: ignore[arg-type]  # torch takes a tensor, as Adam does
+        dampening=options["dampening"],
+        nesterov=options["nesterov"],
+        maximize=options["maximize"],
     )
 
 
-def _sgd_slots(group: Mapping[str, Any], parameter: Tensor) -> Slots:
-    return {"momentum_buffer": torch.zeros_like(parameter)} if group["momentum"] else {}
+def _sgd_slots(group: Mapping[str, Any]) -> list[str]:
+    return ["momentum_buffer"] if group["momentum"] else []
 
 
-_RULES: dict[type, tuple[Rule, Callable[[Mapping[str, Any], Tensor], Slots]]] = {
+_RULES: dict[type, tuple[Rule, Callable[[Mapping[str, Any]], list[str]]]] = {
     torch.optim.Adam: (_adam, _adam_slots),
     torch.optim.AdamW: (_adam, _adam_slots),
     torch.optim.SGD: (_sgd, _sgd_slots),
@@ -156,8 +154,10 @@ def _names_of(group: Mapping[str, Any], names: Mapping[Tensor, str]) -> list[str
     return [names[parameter] for parameter in group["params"]]
 
 
-def _check_group(group: Mapping[str, Any]) -> None:
+def _options_of(group: Mapping[str, Any]) -> Options:
+    """The group's options but for what changes from call to call."""
     # Torch starts the momentum buffer at the first gradient, undampened; zeros are that only so.
     for option in ("dampening", "differentiable"):
         if group.get(option):
             raise ValueError(f"`optimizer` must have no {option}, got {group[option]}")
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}

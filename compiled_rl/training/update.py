@@ -52,7 +52,7 @@ def make_update(
     ) -> tuple[Tensors, OptimiserState, Tensors, Tensors]:
         outputs, grads = _value_and_grad(loss, params, targets, {**batch, **noise})
         with torch.no_grad():
-            norm = torch.nn.utils.get_total_norm(grads.values(), foreach=False)
+            norm = _global_norm(grads)
             if max_grad_norm is not None:
                 scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
                 grads = {name: grad * scale for name, grad in grads.items()}
@@ -92,6 +92,7 @@ class UpdateStep:
         _check(loss, max_grad_norm, mode)
         self.loss = loss
         self.optimizer = optimizer
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # schedulers look for it
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimiser = Optimiser(optimizer, names)
         self._update = make_update(loss, self._optimiser, max_grad_norm)
@@ -112,8 +113,10 @@ class UpdateStep:
         with torch.no_grad():
             for name, parameter in params.items():
                 parameter.copy_(new_params[name])
-                for slot, tensor in state.slots[name].items():
-                    tensor.copy_(new_state.slots[name][slot])
+            for group, new in zip(state, new_state, strict=True):
+                for slot, tensors in group.slots.items():
+                    for tensor, value in zip(tensors, new.slots[slot], strict=True):
+                        tensor.copy_(value)
         return metrics
 
     def _compile(self) -> Callable[[Tensors, OptimiserState, Data], Tensors]:
@@ -137,6 +140,11 @@ def _value_and_grad(
         grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     found = zip(leaves, grads, strict=True)
     return outputs, {name: grad for name, grad in found if grad is not None}
+
+
+def _global_norm(grads: Tensors) -> Tensor:
+    norms = [torch.linalg.vector_norm(grad) for grad in grads.values()]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _check(loss: LossModule, max_grad_norm: Optional[float], mode: str) -> None:

@@ -1,0 +1,167 @@
+"""Policies, families, heads, the normaliser and annealed coefficients."""
+
+import pytest
+import torch
+from torch import nn
+from torchrl.modules import IndependentNormal
+from torchrl.modules import OneHotCategorical as TorchRLOneHotCategorical
+
+from compiled_rl import ObservationNormalizer, Policy, ValueHead
+from compiled_rl.modules import (
+    ActionRescaler,
+    Categorical,
+    CoefficientModule,
+    Normal,
+    OneHotCategorical,
+    StateDependentScale,
+    StateIndependentScale,
+    family_of,
+)
+
+
+def policies() -> dict[str, Policy]:
+    torch.manual_seed(0)
+    return {
+        "categorical": Policy(nn.Linear(4, 3), Categorical),
+        "one-hot": Policy(nn.Linear(4, 3), OneHotCategorical),
+        "state-dependent": Policy(nn.Sequential(nn.Linear(4, 6), StateDependentScale()), Normal),
+        "state-independent": Policy(
+            nn.Sequential(nn.Linear(4, 3), StateIndependentScale(3, 0.5)), Normal()
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", policies())
+def test_a_policy_samples_what_it_says(kind):
+    policy = policies()[kind]
+    observation = torch.randn(5, 7, 4)
+    action, log_prob = policy.act(observation)
+    params = policy.params(observation)
+    torch.testing.assert_close(policy.family.log_prob(params, action), log_prob)
+    assert log_prob.shape == (5, 7)
+    assert policy.family.entropy(params).shape == (5, 7)
+    torch.testing.assert_close(policy.family.kl(params, params), torch.zeros(5, 7))
+    assert policy(observation).shape == action.shape
+    assert not log_prob.requires_grad
+
+
+@pytest.mark.parametrize("kind", policies())
+def test_noise_from_a_generator_repeats(kind):
+    policy, observation = policies()[kind], torch.randn(9, 4)
+    one, other = (policy.act(observation, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one.action, other.action)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference"),
+    [
+        ("categorical", lambda p: torch.distributions.Categorical(logits=p[0])),
+        ("one-hot", lambda p: torch.distributions.OneHotCategorical(logits=p[0])),
+        (
+            "state-dependent",
+            lambda p: torch.distributions.Independent(torch.distributions.Normal(*p), 1),
+        ),
+    ],
+)
+def test_families_equal_torchs_distributions(kind, reference):
+    policy = policies()[kind]
+    params, others = policy.params(torch.randn(6, 4)), policy.params(torch.randn(6, 4))
+    family, expected, other = policy.family, reference(params), reference(others)
+    action = expected.sample()
+    torch.testing.assert_close(family.log_prob(params, action), expected.log_prob(action))
+    torch.testing.assert_close(family.entropy(params), expected.entropy())
+    kl = torch.distributions.kl_divergence(expected, other)
+    torch.testing.assert_close(family.kl(params, others), kl)
+    torch.testing.assert_close(family.mode(params).to(expected.mode.dtype), expected.mode)
+
+
+def test_the_deployed_action_is_rescaled_and_the_stored_one_is_not():
+    rescale = ActionRescaler(torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 10.0]))
+    network = nn.Sequential(nn.Linear(4, 2), StateIndependentScale(2))
+    policy = Policy(network, Normal, rescale)
+    nn.init.constant_(policy.network[0].weight, 0)
+    policy.network[0].bias.data = torch.tensor([0.5, 3.0])
+    torch.testing.assert_close(policy(torch.zeros(1, 4)), torch.tensor([[1.0, 10.0]]))
+    assert (policy.act(torch.zeros(1000, 4)).action > 1).any()
+
+
+@pytest.mark.parametrize("bounds", [([0.0], [0.0]), ([0.0], [1.0, 2.0]), ([0.0], [torch.inf])])
+def test_bounds_that_make_no_sense(bounds):
+    with pytest.raises(ValueError, match="`low` and `high` must be finite, of one shape"):
+        ActionRescaler(*[torch.tensor(x) for x in bounds])
+
+
+def test_families_are_looked_up():
+    for distribution, family in (
+        (torch.distributions.Categorical, Categorical),
+        (torch.distributions.OneHotCategorical, OneHotCategorical),
+        (TorchRLOneHotCategorical, OneHotCategorical),
+        (IndependentNormal, Normal),
+        (Normal, Normal),
+    ):
+        assert type(family_of(distribution)) is family
+    with pytest.raises(TypeError, match=r"`distribution` must be .*, got torch.Beta"):
+        family_of(torch.distributions.Beta)
+
+
+def test_a_zero_output_is_a_scale_of_one():
+    _, scale = StateDependentScale(min_scale=0.0)(torch.zeros(1, 2))
+    torch.testing.assert_close(scale, torch.ones(1, 1))
+    with pytest.raises(ValueError, match=r"must have an even last axis, got \[1, 3\]"):
+        StateDependentScale()(torch.zeros(1, 3))
+
+
+def test_a_value_head_has_no_trailing_axis():
+    assert ValueHead(4)(torch.zeros(5, 6, 4)).shape == (5, 6)
+
+
+def test_normalizer_tracks_mean_and_variance_over_ragged_batches():
+    normalizer, generator = ObservationNormalizer(3), torch.Generator().manual_seed(0)
+    parts = [torch.randn(n, 3, generator=generator) * 3 + 5 for n in (4, 1, 200, 33)]
+    for part in parts:
+        normalizer.update(part)
+    everything = torch.cat(parts)
+    torch.testing.assert_close(normalizer.mean, everything.mean(0))
+    torch.testing.assert_close(normalizer.var, everything.var(0, correction=0))
+    assert normalizer.count == len(everything)
+    scaled = normalizer(everything)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_normalizer_reads_valid_observations_only_and_learns_in_update_only():
+    normalizer, mask = ObservationNormalizer((2,)), torch.tensor([[True, False], [True, True]])
+    observation = torch.randn(2, 2, 2)
+    observation[0, 1] = torch.nan
+    normalizer.update(observation, mask)
+    torch.testing.assert_close(normalizer.mean, observation[mask].mean(0))
+    before = normalizer.mean.clone()
+    normalizer(torch.randn(9, 2))
+    normalizer.update(observation, torch.zeros_like(mask))
+    assert torch.equal(normalizer.mean, before)
+    assert normalizer(torch.full((1, 2), 1e9)).max() == 10
+
+
+@pytest.mark.parametrize(
+    ("observation", "mask", "sentence"),
+    [
+        (torch.zeros(4, 3), None, r"`observation` must end in \[2\], got \[4, 3\]"),
+        (torch.zeros(4, 2), torch.ones(4), r"`mask` must be torch.bool of shape \[4\]"),
+        (torch.zeros(4, 2), torch.ones(3, dtype=torch.bool), r"of shape \[4\], got .* \[3\]"),
+    ],
+)
+def test_normalizer_refuses(observation, mask, sentence):
+    normalizer = ObservationNormalizer(2)
+    with pytest.raises(ValueError, match=sentence):
+        normalizer.update(observation, mask)
+    assert normalizer.count == 0
+
+
+def test_a_coefficient_takes_scalars_only():
+    module = CoefficientModule()
+    module.register_coefficient("alpha", 0.5)
+    module.alpha = 2
+    assert module.state_dict()["alpha"].item() == 2
+    for wrong in (True, "1", torch.ones(1)):
+        with pytest.raises(ValueError, match="`beta` must be a float or a 0-d tensor, got"):
+            module.register_coefficient("beta", wrong)

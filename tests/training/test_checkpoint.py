@@ -1,0 +1,39 @@
+"""Checkpoints are whole or absent, and run no code."""
+
+import pickle
+
+import pytest
+import torch
+
+from compiled_rl.training import checkpoint
+from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "deep" / "state.pt"
+    save_checkpoint(path, {"x": torch.arange(3), "steps": 7})
+    state = load_checkpoint(path)
+    assert torch.equal(state["x"], torch.arange(3))
+    assert state["steps"] == 7
+
+
+def test_an_interrupted_write_leaves_the_previous_one(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    save_checkpoint(path, {"steps": 1})
+
+    def half_a_write(state, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.torch, "save", half_a_write)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {"steps": 2})
+    assert load_checkpoint(path) == {"steps": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    path = tmp_path / "state.pt"
+    torch.save({"call": print}, path)
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(path)
