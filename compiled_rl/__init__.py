@@ -17,7 +17,7 @@ _HOME = {
 }
 _FOLDERS = ("functional", "modules", "estimators", "losses", "training", "export")
 
-__all__ = [*_HOME, *_FOLDERS]  # noqa: PLE0604
+__all__ = [*_HOME, *_FOLDERS]
 
 
 def __getattr__(name: str) -> object:

@@ -47,14 +47,14 @@ def main(
 
 def _train(config: Config, checkpoint: Path) -> tuple[ClipPPOLoss, list[Progress]]:
     columns = (
-        TextColumn("training CartPole-v1"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("steps · return {task.fields[mean_return]:5.1f}"),
-        TextColumn("· {task.fields[rate]:6.0f} steps/s ·"),
+        TextColumn("return {task.fields[mean_return]:.1f}"),
+        TextColumn("{task.fields[rate]:.0f} steps/s"),
         TimeRemainingColumn(),
-        TextColumn("left at most"),
+        TextColumn("left"),
     )
+    console.print("Training ClipPPOLoss on CartPole-v1; the first update compiles.")
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("train", total=config.total_steps, mean_return=0.0, rate=0.0)
         loss, history = train(config, checkpoint, _follow(bar, task))
@@ -72,9 +72,7 @@ def _follow(bar: Bar, task: int) -> Callable[[Progress], None]:
         first.append((time.perf_counter(), progress.steps))
         seconds, steps = first[-1][0] - first[0][0], first[-1][1] - first[0][1]
         rate = steps / seconds if seconds else 0.0
-        bar.update(
-            task, completed=progress.steps, mean_return=progress.mean_return, rate=rate
-        )
+        bar.update(task, completed=progress.steps, mean_return=progress.mean_return, rate=rate)
 
     return follow
 

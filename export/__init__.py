@@ -12,7 +12,7 @@ _HOME = {
     "OnnxModel": "compiled_rl.export.runtime",
 }
 
-__all__ = [*_HOME]  # noqa: PLE0604
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> object:

@@ -25,6 +25,8 @@ from compiled_rl.export.signature import (
     in_eval_mode,
     name_of,
     named_example,
+)
+from compiled_rl.export.signature import (
     output_names as names_of_outputs,
 )
 from compiled_rl.export.translations import TRANSLATIONS
@@ -72,7 +74,9 @@ def to_onnx(
     path = Path(path)
     if path.suffix != ".onnx":
         raise ExportError(f"to_onnx: `path` must end in .onnx, got {path.name}")
-    named = {name: _at_least_two(x, len(dynamic)) for name, x in named_example(target, example).items()}
+    named = {
+        name: _at_least_two(x, len(dynamic)) for name, x in named_example(target, example).items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_eval_mode(target), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         outputs = names_of_outputs(target, named, output_names)

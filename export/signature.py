@@ -53,7 +53,9 @@ def named_example(target: Target, example: Example) -> dict[str, Tensor]:
     return {name: x.detach().clone() for name, x in named.items()}
 
 
-def output_names(target: Target, example: Mapping[str, Tensor], given: Optional[Sequence[str]]) -> list[str]:
+def output_names(
+    target: Target, example: Mapping[str, Tensor], given: Optional[Sequence[str]]
+) -> list[str]:
     """Names of the outputs: those given, or the target's own."""
     with torch.no_grad():
         outputs = _flat(target(**example))

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# onnxscript reads these functions as a language of its own.
 """Operators of ours in ONNX: the recurrence over time is a ``Scan``."""
 
 from collections.abc import Callable, Sequence
@@ -11,14 +13,12 @@ TFloat = TypeVar("TFloat", bound=Union[FLOAT, DOUBLE])
 
 
 @script()
-def _scan(
-    x: TFloat, decay: TFloat, into: Sequence[int], out_of: Sequence[int]
-) -> TFloat:
+def _scan(x: TFloat, decay: TFloat, into: Sequence[int], out_of: Sequence[int]) -> TFloat:
     """The recurrence over axis 0; a direction of 1 runs from the end."""
     start = op.CastLike(op.ConstantOfShape(op.Shape(x, start=1)), x)
 
     @graph()
-    def step(y, x_t, decay_t):  # type: ignore[no-untyped-def]
+    def step(y, x_t, decay_t):
         y_t = op.Add(x_t, op.Mul(decay_t, y))
         out_t = op.Identity(y_t)
         return y_t, out_t

@@ -142,8 +142,8 @@ def _fresh(example: Tensor, shape: Sequence[int], generator: Generator) -> Tenso
     if example.dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     if not example.is_floating_point():
-        low, high = int(example.min()), int(example.max())
-        return torch.randint(low, high + 1, shape, generator=generator, dtype=example.dtype)
+        start, stop = int(example.min()), int(example.max()) + 1
+        return torch.randint(start, stop, shape, generator=generator, dtype=example.dtype)
     low, high = float(example.min()), float(example.max())
     if 0 <= low < high <= 1:
         return torch.rand(shape, generator=generator, dtype=example.dtype)

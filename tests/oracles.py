@@ -57,9 +57,7 @@ def linear_recurrence(x, decay, mask=None, reverse=True):
     return (out,)
 
 
-def ppo_clip(
-    log_prob, behavior_log_prob, advantage, clip_epsilon_low=0.2, clip_epsilon_high=0.2
-):
+def ppo_clip(log_prob, behavior_log_prob, advantage, clip_epsilon_low=0.2, clip_epsilon_high=0.2):
     out = []
     for new, old, a in rows(log_prob, behavior_log_prob, advantage):
         ratio = math.exp(new - old)
@@ -92,9 +90,7 @@ def normal_log_prob(action, loc, scale):
     def density(x, m, s):
         return math.log(math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi)))
 
-    return (
-        [sum(density(*z) for z in zip(*row, strict=True)) for row in rows(action, loc, scale)],
-    )
+    return ([sum(density(*z) for z in zip(*row, strict=True)) for row in rows(action, loc, scale)],)
 
 
 def normal_entropy(loc, scale):
@@ -131,12 +127,7 @@ def normal_mode(loc, scale):
 
 
 def normal_sample(loc, scale, noise):
-    return (
-        [
-            [m + s * z for m, s, z in zip(*row, strict=True)]
-            for row in rows(loc, scale, noise)
-        ],
-    )
+    return ([[m + s * z for m, s, z in zip(*row, strict=True)] for row in rows(loc, scale, noise)],)
 
 
 def probabilities(logits):
@@ -154,9 +145,7 @@ def categorical_log_prob(action, logits):
 
 
 def categorical_entropy(logits):
-    return (
-        [-sum(p * math.log(p) for p in probabilities(row) if p) for row in logits.tolist()],
-    )
+    return ([-sum(p * math.log(p) for p in probabilities(row) if p) for row in logits.tolist()],)
 
 
 def categorical_kl(logits, other_logits):

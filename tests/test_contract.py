@@ -94,7 +94,9 @@ def test_gradcheck(case):
     inputs = leaves(case, case.draw(3, 4))
 
     def function(*tensors):
-        return case.call(case.function, inputs | dict(zip(case.differentiable, tensors)))
+        return case.call(
+            case.function, inputs | dict(zip(case.differentiable, tensors, strict=True))
+        )
 
     assert torch.autograd.gradcheck(function, [inputs[name] for name in case.differentiable])
 

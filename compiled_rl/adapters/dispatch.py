@@ -58,7 +58,7 @@ def is_tensordict(source: Any) -> bool:
 def output_type(owner: str, out_keys: tuple[str, ...]) -> Any:
     """The named tuple in which a keyword call returns its outputs; one class for equal keys."""
     if (owner, out_keys) not in _OUTPUT_TYPES:
-        _OUTPUT_TYPES[owner, out_keys] = namedtuple(f"{owner}Output", out_keys)  # noqa: PYI024
+        _OUTPUT_TYPES[owner, out_keys] = namedtuple(f"{owner}Output", out_keys)
     return _OUTPUT_TYPES[owner, out_keys]
 
 

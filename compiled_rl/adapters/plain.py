@@ -39,7 +39,8 @@ class PlainForm(nn.Module):
             for key in in_keys:
                 if key not in data:
                     raise KeyError(
-                        f"the network input `{keyword(key)}` was not found; the keys are {given(data)}"
+                        f"the network input `{keyword(key)}` was not found; "
+                        f"the keys are {given(data)}"
                     )
             outputs = call(*[data[key] for key in in_keys])
             data.update(zip(out_keys, _as_tuple(outputs, out_keys), strict=True))

@@ -33,7 +33,8 @@ def steps_of(module: nn.Module) -> list[Step]:
     _check_plain(module)
     if isinstance(module, TensorDictSequential):
         return [step for part in module._module_iter() for step in steps_of(part)]
-    return [(module.module, tuple(module.in_keys), tuple(module.out_keys))]
+    leaf: Any = module
+    return [(leaf.module, tuple(leaf.in_keys), tuple(leaf.out_keys))]
 
 
 def distribution_of(module: nn.Module) -> ProbabilisticTensorDictModule:

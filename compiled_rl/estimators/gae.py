@@ -21,8 +21,8 @@ class GAE(CoefficientModule):
     Reference: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
     """
 
-    gamma: Tensor
-    lmbda: Tensor
+    gamma: float  # 0-d buffers both
+    lmbda: float
 
     def __init__(self, *, gamma: float | Tensor = 0.99, lmbda: float | Tensor = 0.95) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class GAE(CoefficientModule):
             next_value,
             terminated,
             done,
-            self.gamma,  # type: ignore[arg-type]  # a 0-d tensor stands for a float
-            self.lmbda,  # type: ignore[arg-type]
+            self.gamma,
+            self.lmbda,
             mask,
             time_dim,
         )

@@ -5,9 +5,9 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.kernels.checks import check_mask, check_shape
 from compiled_rl.functional.reduction import count_valid, reduce, variance
 from compiled_rl.functional.scalars import as_scalar
+from compiled_rl.kernels.checks import check_mask, check_shape
 
 
 def explained_variance(
@@ -111,15 +111,13 @@ def kl_k3(log_prob: Tensor, behavior_log_prob: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
-def clip_fraction(
-    x: Tensor, low: float, high: float, mask: Optional[Tensor] = None
-) -> Tensor:
+def clip_fraction(x: Tensor, low: float, high: float, mask: Optional[Tensor] = None) -> Tensor:
     """The share of the valid samples that a clip to ``[low, high]`` would change.
 
         mean of  1 if x < low or x > high else 0
 
-    For PPO's ratio pass the log-ratio and the logarithms of the bounds, log(1 - epsilon) and
-    log(1 + epsilon); for a clipped value pass ``value - old_value`` and minus and plus the bound.
+    For PPO pass the ratio, 1 - epsilon and 1 + epsilon; for a clipped value ``value - old_value``,
+    minus and plus the bound.
 
     Args:
         x: ``[*B]``.

@@ -5,8 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.kernels.checks import check_shape
 from compiled_rl.functional.scalars import as_scalar
+from compiled_rl.kernels.checks import check_shape
 
 
 def ppo_clip(

@@ -59,13 +59,11 @@ def gae(
     trace_decay = as_scalar(lmbda, reward)
     if not torch.jit.is_scripting():
         if fusable(reward, value, next_value, discount, trace_decay):
-            fused = fused_gae(
-                reward, value, next_value, terminated, done, discount, trace_decay, mask, time_dim
-            )
+            flags = (terminated, done)
+            scalars = (discount, trace_decay)
+            fused = fused_gae(reward, value, next_value, *flags, *scalars, mask, time_dim)
             return AdvantageOutput(*fused)
-    check_gae(
-        reward, value, next_value, terminated, done, discount, trace_decay, mask, time_dim
-    )
+    check_gae(reward, value, next_value, terminated, done, discount, trace_decay, mask, time_dim)
     reward, value = where_valid(mask, reward), where_valid(mask, value)
     bootstrap = where_valid(~terminated, where_valid(mask, next_value))
     delta = reward + discount * bootstrap - value

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def check_shape(function: str, name: str, x: Tensor, reference_name: str, reference: Tensor) -> None:
+def check_shape(
+    function: str, name: str, x: Tensor, reference_name: str, reference: Tensor
+) -> None:
     """Refuse a tensor whose shape is not exactly the reference's: nothing broadcasts."""
     if x.shape != reference.shape:
         raise ValueError(
@@ -32,7 +34,9 @@ def check_flag(function: str, name: str, x: Tensor, reference_name: str, referen
         raise ValueError(f"{function}: `{name}` must be torch.bool, got {x.dtype}")
 
 
-def check_mask(function: str, mask: Optional[Tensor], reference_name: str, reference: Tensor) -> None:
+def check_mask(
+    function: str, mask: Optional[Tensor], reference_name: str, reference: Tensor
+) -> None:
     """Refuse a mask that is given and is no flag."""
     if mask is not None:
         check_flag(function, "mask", mask, reference_name, reference)
@@ -76,6 +80,5 @@ def check_gae(
     check_mask("gae", mask, "reward", reward)
     if gamma.dim() != 0 or lmbda.dim() != 0:
         raise ValueError(
-            "gae: `gamma` and `lmbda` must be 0-d, "
-            f"got {list(gamma.shape)} and {list(lmbda.shape)}"
+            f"gae: `gamma` and `lmbda` must be 0-d, got {list(gamma.shape)} and {list(lmbda.shape)}"
         )

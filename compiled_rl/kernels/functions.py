@@ -48,7 +48,7 @@ def linear_recurrence(
         check_flag("linear_recurrence", "mask", mask, "x", x)
         zero = torch.zeros([], dtype=x.dtype, device=x.device)
         x, decay = torch.where(mask, x, zero), torch.where(mask, decay, zero)
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+    if torch.jit.is_scripting():
         return doubling(x, decay, time_dim, reverse)
     return torch.ops.compiled_rl.linear_recurrence(x, decay, time_dim, reverse)
 
@@ -69,7 +69,8 @@ def fused_gae(
         delta[t]     = reward[t] + gamma * (0 if terminated[t] else next_value[t]) - value[t]
         advantage[t] = delta[t] + gamma * lmbda * (0 if done[t] else advantage[t + 1])
 
-    It has no gradient: ask ``fusable`` first. A terminated step is done. Masked steps come out as zero, cut the trace, and may hold NaN.
+    It has no gradient: ask ``fusable`` first. A terminated step is done. Masked steps come out as
+    zero, cut the trace, and may hold NaN.
 
     Args:
         reward: ``[*B, T]``, floating point.
@@ -102,4 +103,4 @@ def fusable(*inputs: Tensor) -> bool:
         return False
     if forward_ad._current_level >= 0:
         return False
-    return not (torch.is_grad_enabled() and any([x.requires_grad for x in inputs]))
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))

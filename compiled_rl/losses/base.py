@@ -60,7 +60,9 @@ class LossModule(CoefficientModule):
     ) -> None:
         super().__init__()
         if reduction not in _REDUCTIONS:
-            raise ValueError(f"{self.name}: `reduction` must be in {_REDUCTIONS}, got {reduction!r}")
+            raise ValueError(
+                f"{self.name}: `reduction` must be in {_REDUCTIONS}, got {reduction!r}"
+            )
         if not (loss_mask_key is None or isinstance(loss_mask_key, str | tuple)):
             raise ValueError(
                 f"{self.name}: `loss_mask_key` must be 'auto', None or a key, got {loss_mask_key!r}"
@@ -141,7 +143,8 @@ class LossModule(CoefficientModule):
         key = self.tensor_keys[name]
         if key not in data:
             raise KeyError(
-                f"{self.name}: the key {key!r} for `{name}` was not found{why and ', needed ' + why}; "
+                f"{self.name}: the key {key!r} for `{name}` was not found"
+                f"{why and ', needed ' + why}; "
                 f"the keys are {given(data)}"
             )
         return data[key]

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal, NamedTuple, Optional
 
-import torch
 from torch import Size, Tensor, nn
 
 from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy, given
@@ -89,10 +88,10 @@ class ClipPPOLoss(LossModule):
         Field("explained_variance", "explained_variance", "metric", "[]", "of the critic"),
     )
 
-    clip_epsilon: Tensor
-    entropy_coeff: Tensor
-    critic_coeff: Optional[Tensor]
-    clip_value: Optional[Tensor]
+    clip_epsilon: float  # 0-d buffers all: assign a number, and it is copied in place
+    entropy_coeff: float
+    critic_coeff: Optional[float]
+    clip_value: Optional[float]
     _actor: PlainPolicy
     _critic: PlainForm
 
@@ -169,12 +168,12 @@ class ClipPPOLoss(LossModule):
             RuntimeError: the loss has no critic to estimate with.
         """
         if self._value_estimator is None:
-            raise RuntimeError(
-                f"{self.name}: a value estimator needs a `critic_network`, got None"
-            )
+            raise RuntimeError(f"{self.name}: a value estimator needs a `critic_network`, got None")
         return self._value_estimator
 
-    def make_value_estimator(self, value_type: Optional[type[GAE]] = None, **hyperparams: float) -> None:
+    def make_value_estimator(
+        self, value_type: Optional[type[GAE]] = None, **hyperparams: float
+    ) -> None:
         """Choose the estimator that computes a missing advantage.
 
         Args:
@@ -185,9 +184,7 @@ class ClipPPOLoss(LossModule):
             RuntimeError: the loss has no critic to estimate with.
         """
         if self.critic_network is None:
-            raise RuntimeError(
-                f"{self.name}: a value estimator needs a `critic_network`, got None"
-            )
+            raise RuntimeError(f"{self.name}: a value estimator needs a `critic_network`, got None")
         self._value_estimator = (value_type or GAE)(**hyperparams)
 
     def evaluate(self, data: Data) -> dict[str, Tensor]:
@@ -231,7 +228,11 @@ class ClipPPOLoss(LossModule):
         terminated = data.get(self.tensor_keys["terminated"], done)
         next_value = self._critic.detached(self._critic.at_next(data))[self.tensor_keys["value"]]
         steps = self.per_step(
-            batch, value=value, next_value=next_value, reward=reward, done=done,
+            batch,
+            value=value,
+            next_value=next_value,
+            reward=reward,
+            done=done,
             terminated=terminated,
         )
         current = steps.pop("value")
@@ -258,10 +259,10 @@ class ClipPPOLoss(LossModule):
         return outputs
 
     def _ratio_metrics(self, log_ratio: Tensor, mask: Optional[Tensor]) -> dict[str, Tensor]:
-        low, high = torch.log1p(-self.clip_epsilon), torch.log1p(self.clip_epsilon)
         ratio = reduce(log_ratio.exp(), mask, "none")
+        low, high = 1 - self.clip_epsilon, 1 + self.clip_epsilon
         return {
-            "clip_fraction": clip_fraction(log_ratio, low, high, mask),
+            "clip_fraction": clip_fraction(ratio, low, high, mask),
             "ESS": effective_sample_size(log_ratio, mask),
             "kl_approx": reduce(-log_ratio, mask),
             "max_ratio": ratio.max(),
@@ -269,7 +270,7 @@ class ClipPPOLoss(LossModule):
         }
 
     def _critic_terms(
-        self, steps: Steps, weight: Tensor, mask: Optional[Tensor]
+        self, steps: Steps, weight: float, mask: Optional[Tensor]
     ) -> dict[str, Tensor]:
         value, target = steps.value, steps.value_target
         assert value is not None

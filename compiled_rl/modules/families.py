@@ -75,7 +75,8 @@ class Normal(Family):
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """See ``functional.normal_sample``."""
-        return normal_sample(*params, noise)
+        loc, scale = params
+        return normal_sample(loc, scale, noise)
 
     def draw_noise(self, params: Params, generator: Optional[Generator] = None) -> Tensor:
         """Standard normal, of the shape of ``loc``."""
@@ -106,7 +107,8 @@ class Categorical(Family):
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """See ``functional.categorical_sample``."""
-        return categorical_sample(*params, noise)
+        (logits,) = params
+        return categorical_sample(logits, noise)
 
     def draw_noise(self, params: Params, generator: Optional[Generator] = None) -> Tensor:
         """Uniform in [0, 1), of the shape of ``logits``."""

@@ -40,7 +40,7 @@ class Optimiser:
         ValueError: it holds a parameter without a name, or asks for what has no pure form.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> None:
         if type(optimizer) not in _RULES:
             known = [cls.__name__ for cls in _RULES]
             raise TypeError(
@@ -90,9 +90,7 @@ class Optimiser:
         return GroupState(torch.as_tensor(group["lr"]), slots)
 
 
-def _adam(
-    options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState
-) -> None:
+def _adam(options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState) -> None:
     beta1, beta2 = options["betas"]
     adam(
         params,
@@ -144,7 +142,7 @@ _RULES: dict[type, tuple[Rule, Callable[[Mapping[str, Any]], list[str]]]] = {
 }
 
 
-def _names_of(group: Mapping[str, Any], names: Mapping[Tensor, str]) -> list[str]:
+def _names_of(group: Mapping[str, Any], names: Mapping[Any, str]) -> list[str]:
     for parameter in group["params"]:
         if parameter not in names:
             raise ValueError(

@@ -1,6 +1,6 @@
 """One update: gradients, clipping, optimiser step. A pure function and its driver."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, Optional
 
 import torch
@@ -121,12 +121,13 @@ class UpdateStep:
 
     def _compile(self) -> Callable[[Tensors, OptimiserState, Data], Tensors]:
         on_cpu = all(p.device.type == "cpu" for p in self._optimiser.params.values())
-        return torch.compile(
+        compiled: Callable[[Tensors, OptimiserState, Data], Tensors] = torch.compile(  # type: ignore[call-overload]
             self._apply,
             fullgraph=True,
             isolate_recompiles=True,  # the graphs of one step never crowd out another's
             options=_CPU_OPTIONS if on_cpu else None,
         )
+        return compiled
 
 
 def _value_and_grad(
@@ -143,8 +144,9 @@ def _value_and_grad(
 
 
 def _global_norm(grads: Tensors) -> Tensor:
-    norms = [torch.linalg.vector_norm(grad) for grad in grads.values()]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norms = [grad.norm() for grad in grads.values()]
+    total: Tensor = torch.stack(norms).norm()
+    return total
 
 
 def _check(loss: LossModule, max_grad_norm: Optional[float], mode: str) -> None:

@@ -217,7 +217,9 @@ def test_a_wrong_file_is_found_out_and_the_older_one_stays(tmp_path, monkeypatch
         return model
 
     monkeypatch.setattr(to_onnx_module, "_translate", wrong)
-    with pytest.raises(ExportError, match=r"`output` at .* must equal eager's to 1e-05, got an err"):
+    with pytest.raises(
+        ExportError, match=r"`output` at .* must equal eager's to 1e-05, got an err"
+    ):
         to_onnx(lambda x: x + 1, torch.randn(2, 4), path)
     assert path.read_bytes() == before
     assert left_in(tmp_path) == ["f.contract.json", "f.onnx"]

@@ -22,7 +22,7 @@ def table(rows) -> Tensor:
     return torch.tensor(rows, dtype=DOUBLE)
 
 
-# rlax's hand-computed arrays: `discount` is per step, so gamma is taken into the value that follows.
+# rlax's hand-computed arrays; a row has one discount but for a zero, which is a termination.
 RLAX = {
     1.0: [[-1.45118, -4.4557, 2.5396, 0.5249, -0.49], [3, 2, 1, 0, -4.9]],
     0.7: [[-0.676979, -5.248167, 2.4846, 0.6704, -0.49], [2.2899, 1.73, 1, 0, -4.9]],
@@ -52,8 +52,10 @@ def test_golden_numbers_of_rlax(lmbda):
     ids=["none done", "truncated", "terminated"],
 )
 def test_golden_numbers_of_the_flags(done_at, terminated_at, expected):
-    flags = [torch.arange(3) == at if at is not None else torch.zeros(3, dtype=torch.bool)
-             for at in (terminated_at, done_at)]
+    flags = [
+        torch.arange(3) == at if at is not None else torch.zeros(3, dtype=torch.bool)
+        for at in (terminated_at, done_at)
+    ]
     inputs = (table([1, 2, 3]), table([0.5, 0.6, 0.7]), table([0.65, 0.75, 0.85]))
     advantage, target = gae(*inputs, *flags, 0.9, 0.8)
     torch.testing.assert_close(advantage, table(expected), atol=1e-6, rtol=0)
@@ -141,7 +143,7 @@ def test_learnable_scalars_have_gradients():
     inputs = rollout(3, 7)
     gamma = torch.tensor(0.9, dtype=DOUBLE, requires_grad=True)
     lmbda = torch.tensor(0.8, dtype=DOUBLE, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda g, l: gae(*inputs, g, l).advantage, (gamma, lmbda))
+    assert torch.autograd.gradcheck(lambda g, b: gae(*inputs, g, b).advantage, (gamma, lmbda))
 
 
 @pytest.mark.parametrize("layout", ["transposed", "expanded", "stepped"])

@@ -44,9 +44,7 @@ def test_ppo_clip_survives_a_ratio_that_overflows(log_ratio):
 def test_ppo_clip_at_ratio_one_is_the_policy_gradient():
     log_prob = torch.randn(6, dtype=DOUBLE, requires_grad=True)
     advantage = torch.randn(6, dtype=DOUBLE)
-    ppo = torch.autograd.grad(
-        F.ppo_clip(log_prob, log_prob.detach(), advantage).sum(), log_prob
-    )
+    ppo = torch.autograd.grad(F.ppo_clip(log_prob, log_prob.detach(), advantage).sum(), log_prob)
     a2c = torch.autograd.grad(-(log_prob * advantage).sum(), log_prob)
     torch.testing.assert_close(ppo, a2c)
 
@@ -106,9 +104,7 @@ def test_one_hot_actions_are_those_of_the_indices():
     ):
         assert (b.argmax(-1) == a).all()
         assert (b.sum(-1) == 1).all()
-        torch.testing.assert_close(
-            index.log_prob((logits,), a), one_hot.log_prob((logits,), b)
-        )
+        torch.testing.assert_close(index.log_prob((logits,), a), one_hot.log_prob((logits,), b))
 
 
 def test_ratios_that_overflow_leave_the_effective_sample_size_finite():

@@ -86,8 +86,18 @@ def test_plain_and_tensordict_networks_are_equal(kind):
 
 def test_outputs_and_their_order():
     data = as_keywords(make_data(plain_networks("normal")[0], (6,)))
-    everything = ("loss_objective", "clip_fraction", "entropy", "loss_entropy", "loss_critic",
-                  "value_clip_fraction", "ESS", "kl_approx", "max_ratio", "mean_ratio")
+    everything = (
+        "loss_objective",
+        "clip_fraction",
+        "entropy",
+        "loss_entropy",
+        "loss_critic",
+        "value_clip_fraction",
+        "ESS",
+        "kl_approx",
+        "max_ratio",
+        "mean_ratio",
+    )
     for arguments, absent in (
         ({"clip_value": 0.2}, set()),
         ({}, {"value_clip_fraction"}),
@@ -115,7 +125,9 @@ def test_a_critic_may_have_no_trailing_axis():
     actor, critic = plain_networks("normal")
     squeezed = nn.Sequential(critic, nn.Flatten(-2))
     data = make_data(actor, (6,))
-    flat = {name: x.squeeze(-1) if x.shape == (6, 1) else x for name, x in as_keywords(data).items()}
+    flat = {
+        name: x.squeeze(-1) if x.shape == (6, 1) else x for name, x in as_keywords(data).items()
+    }
     expected = ClipPPOLoss(actor, critic)(data)
     torch.testing.assert_close(total(ClipPPOLoss(actor, squeezed)(flat)), total(expected))
 
@@ -221,15 +233,18 @@ def test_flat_metrics_of_torchrl_are_ours():
 @pytest.mark.parametrize("trailing", [False, True])
 @pytest.mark.parametrize("estimated", [False, True], ids=["given", "estimated"])
 def test_nothing_under_the_mask_is_read(key, trailing, estimated):
-    loss = make(clip_value=0.2, normalize_advantage=True,
-                **({"loss_mask_key": "mask"} if key == "mask" else {}))
+    loss = make(
+        clip_value=0.2,
+        normalize_advantage=True,
+        **({"loss_mask_key": "mask"} if key == "mask" else {}),
+    )
     data = make_data(loss.actor_network, (6, 4))
     if estimated:
         data = without(data, "advantage", "value_target")
     mask = torch.rand(6, 4) < 0.6
     data[key] = mask.unsqueeze(-1) if trailing else mask
     poisoned = data.clone()
-    for name, x in poisoned.items(include_nested=True, leaves_only=True):
+    for _, x in poisoned.items(include_nested=True, leaves_only=True):
         if x.is_floating_point():
             x[~mask] = torch.nan
     expected, got = loss(data), loss(poisoned)
@@ -343,8 +358,9 @@ def test_the_critic_is_held_out_of_its_own_target():
     """The estimator's gradient must not reach the critic through the next state's value."""
     loss = make(loss_critic_type="l2", entropy_bonus=False)
     data = without(make_data(loss.actor_network, (3, 4)), "advantage", "value_target")
-    grads = torch.autograd.grad(loss(data)["loss_objective"], list(loss.critic_network.parameters()),
-                                allow_unused=True)
+    grads = torch.autograd.grad(
+        loss(data)["loss_objective"], list(loss.critic_network.parameters()), allow_unused=True
+    )
     assert all(grad is None for grad in grads)
 
 
