@@ -11,6 +11,9 @@ from compiled_rl.adapters import Data, read
 from compiled_rl.losses import LossModule
 from compiled_rl.training.optimisers import Optimiser, OptimiserState, Tensors
 
+# Guards on functions, classes and modules of Python notice only that one was patched; without them
+# a call at batch 256 is an eighth faster.
+_DEFINITIONS = ("CLOSURE_MATCH", "BUILTIN_MATCH", "CLASS_MATCH", "MODULE_MATCH", "DUPLICATE_INPUT")
 # Inductor's own tanh and random numbers are several times slower than ATen's on CPU.
 _CPU_OPTIONS: dict[str, Any] = {"cpp.use_decompose_tanh": True, "fallback_random": True}
 
@@ -125,7 +128,7 @@ class UpdateStep:
             self._apply,
             fullgraph=True,
             isolate_recompiles=True,  # the graphs of one step never crowd out another's
-            options=_CPU_OPTIONS if on_cpu else None,
+            options={"guard_filter_fn": _needed, **(_CPU_OPTIONS if on_cpu else {})},
         )
         return compiled
 
@@ -141,6 +144,10 @@ def _value_and_grad(
         grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     found = zip(leaves, grads, strict=True)
     return outputs, {name: grad for name, grad in found if grad is not None}
+
+
+def _needed(guards: list[Any]) -> list[bool]:
+    return [not (guard.is_global and guard.guard_type in _DEFINITIONS) for guard in guards]
 
 
 def _global_norm(grads: Tensors) -> Tensor:
