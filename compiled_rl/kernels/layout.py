@@ -12,8 +12,7 @@ from itertools import product
 from typing import NamedTuple
 
 # How long a stretch of a line the loops work on at a time: all tensors' stretches fit in L1.
-_ACROSS = 1024
-_ALONG = 512
+_STRETCH = 256
 # Below so many neighbours in the batch a row of them is not worth a loop of its own.
 _SHORT = 8
 
@@ -52,8 +51,7 @@ def plan(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], time_dim:
     else:
         item, line = batch.pop(), time
     page = _pop_longest(batch) if batch else Axis(1, (0,) * len(strides))
-    stretch = _ALONG if along else _ACROSS
-    sizes = (page.size, line.size, item.size, stretch, _joined(line, item))
+    sizes = (page.size, line.size, item.size, _STRETCH, _joined(line, item))
     steps = tuple(zip(page.strides, line.strides, item.strides, strict=True))
     storage = tuple(_pack(sizes, starts, steps) for starts in _starts(batch, len(strides)))
     return Plan(along, tuple(addressof(geometry) for geometry in storage), storage)
@@ -83,7 +81,7 @@ def _pop_longest(axes: list[Axis]) -> Axis:
 
 def _joined(line: Axis, item: Axis) -> int:
     """How many lines the elementwise loops may take as one."""
-    return max(1, _ACROSS // max(1, item.size)) if _contiguous(line, item) else 1
+    return max(1, _STRETCH // max(1, item.size)) if _contiguous(line, item) else 1
 
 
 def _pack(sizes: tuple[int, ...], starts: tuple[int, ...], steps: tuple) -> Array[c_int64]:
