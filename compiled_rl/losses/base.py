@@ -69,7 +69,8 @@ class LossModule(CoefficientModule):
             )
         self.reduction = reduction
         self.mask_keys = _mask_keys(loss_mask_key)
-        self.tensor_keys = {field.name: field.key for field in self.fields if field.kind == "input"}
+        self.default_keys = {f.name: f.key for f in self.fields if f.kind == "input"}
+        self.tensor_keys = dict(self.default_keys)
 
     @property
     def name(self) -> str:
@@ -107,18 +108,19 @@ class LossModule(CoefficientModule):
         Raises:
             ValueError: a name is not an input of this loss.
         """
-        defaults = {field.name: field.key for field in self.fields if field.kind == "input"}
-        for name, key in keys.items():
-            if name not in defaults:
+        for name in keys:
+            if name not in self.default_keys:
                 raise ValueError(
                     f"{self.name}: `{name}` is not an accepted key; "
-                    f"the accepted keys are {list(defaults)}"
+                    f"the accepted keys are {list(self.default_keys)}"
                 )
-            default = defaults[name]
-            if key is not None and isinstance(default, tuple):
-                key = in_next(key)
-            self.tensor_keys[name] = default if key is None else key
+        self.tensor_keys.update({name: self._key(name, key) for name, key in keys.items()})
         self.wire()
+
+    def _key(self, name: str, key: Optional[Key]) -> Key:
+        if key is None:
+            return self.default_keys[name]
+        return in_next(key) if name in ("reward", "done", "terminated") else key
 
     def forward(self, tensordict: Any = None, **tensors: Tensor) -> Any:
         """The outputs, in the form in which the inputs came.

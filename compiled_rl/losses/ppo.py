@@ -50,8 +50,8 @@ class ClipPPOLoss(LossModule):
             None: no ``loss_critic``, and ``advantage`` must be given.
         clip_epsilon: how far the ratio may move from one, in [0, 1).
         entropy_bonus: whether there is a ``loss_entropy``.
-        entropy_coeff: weight of the entropy, at least 0.
-        critic_coeff: weight of the critic's loss, at least 0; None: there is none.
+        entropy_coeff: weight of the entropy.
+        critic_coeff: weight of the critic's loss; None: there is none.
         loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
         normalize_advantage: shift and scale the advantages over the valid steps of the batch.
         clip_value: bound on the value's distance from the stored value; True: ``clip_epsilon``;
@@ -111,8 +111,6 @@ class ClipPPOLoss(LossModule):
         loss_mask_key: str | tuple[str, ...] | None = "auto",
     ) -> None:
         super().__init__(reduction, loss_mask_key)
-        if not 0 <= float(clip_epsilon) < 1:
-            raise ValueError(f"{self.name}: `clip_epsilon` must be in [0, 1), got {clip_epsilon}")
         if loss_critic_type not in ("l1", "l2", "smooth_l1"):
             raise ValueError(
                 f"{self.name}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', "
@@ -127,19 +125,21 @@ class ClipPPOLoss(LossModule):
         self.register_coefficient("entropy_coeff", entropy_coeff)
         self.register_coefficient("critic_coeff", None if critic_network is None else critic_coeff)
         self.register_coefficient("clip_value", _bound(clip_value, clip_epsilon))
+        self._check_ranges()
+        # Outside the module tree: its modules are those of `actor_network` already.
+        object.__setattr__(self, "_actor", PlainPolicy(actor_network))
+        self.default_keys["action"] = self._actor.action_key
+        self.default_keys["sample_log_prob"] = self._actor.log_prob_key
+        self.tensor_keys = dict(self.default_keys)
         self.wire()
-        self.tensor_keys["action"] = self._actor.action_key
-        self.tensor_keys["sample_log_prob"] = self._actor.log_prob_key
         self._value_estimator: Optional[GAE] = None
         if critic_network is not None:
             self.make_value_estimator()
 
     def networks(self) -> tuple[PlainForm, ...]:
-        """The actor and, if there is one, the critic; held outside the module tree."""
-        actor = PlainPolicy(self.actor_network)
-        object.__setattr__(self, "_actor", actor)
+        """The actor and, if there is one, the critic, whose output has the key of ``value``."""
         if self.critic_network is None:
-            return (actor,)
+            return (self._actor,)
         critic = PlainForm(self.critic_network, self.tensor_keys["value"])
         if self.tensor_keys["value"] not in critic.out_keys:
             raise KeyError(
@@ -147,7 +147,17 @@ class ClipPPOLoss(LossModule):
                 f"of the critic, whose outputs are {list(critic.out_keys)}"
             )
         object.__setattr__(self, "_critic", critic)
-        return actor, critic
+        return self._actor, critic
+
+    def _check_ranges(self) -> None:
+        if not 0 <= float(self.clip_epsilon) < 1:
+            raise ValueError(
+                f"{self.name}: `clip_epsilon` must be in [0, 1), got {float(self.clip_epsilon):g}"
+            )
+        if self.clip_value is not None and not float(self.clip_value) > 0:
+            raise ValueError(
+                f"{self.name}: `clip_value` must be positive, got {float(self.clip_value):g}"
+            )
 
     def absent(self) -> set[str]:
         """The outputs of the entropy bonus, the critic and the value clip, where they are off."""
@@ -192,6 +202,7 @@ class ClipPPOLoss(LossModule):
         batch = self.require_recorded(data, "sample_log_prob").shape
         mask = self.mask(data, batch)
         data = select_valid(data, mask)
+        self.require_recorded(data, "action")
         policy = self._actor(data)
         steps = self._steps(data, policy, batch, mask)
         outputs = self._policy_terms(policy, steps.advantage, mask)
@@ -201,23 +212,23 @@ class ClipPPOLoss(LossModule):
 
     def _steps(self, data: Data, policy: Data, batch: Size, mask: Optional[Tensor]) -> Steps:
         """Advantage and value terms, given or estimated, all aligned to ``[*B]``."""
-        value = None
-        if self.critic_network is not None:
-            value = self._critic(policy)[self.tensor_keys["value"]]
         if self.tensor_keys["advantage"] not in data:
-            return self._estimate(data, value, batch, mask)
+            return self._estimate(data, policy, batch, mask)
         found = {"advantage": self.require(data, "advantage")}
-        if value is not None and self.critic_coeff is not None:
-            found |= {"value_target": self.require(data, "value_target"), "value": value}
+        if self.critic_coeff is not None:
+            value_target, value = self.require(data, "value_target"), self._value(policy)
+            found |= {"value_target": value_target, "value": value}
             if self.clip_value is not None:
                 found["old_value"] = self.require(data, "value", "for `clip_value`")
         return Steps(**self.per_step(batch, **found))
 
-    def _estimate(
-        self, data: Data, value: Optional[Tensor], batch: Size, mask: Optional[Tensor]
-    ) -> Steps:
+    def _value(self, data: Data) -> Tensor:
+        value: Tensor = self._critic(data)[self.tensor_keys["value"]]
+        return value
+
+    def _estimate(self, data: Data, policy: Data, batch: Size, mask: Optional[Tensor]) -> Steps:
         """The steps of a sequence ``[*B, T]`` whose advantage was not given."""
-        if value is None or self._value_estimator is None:
+        if self._value_estimator is None:
             raise RuntimeError(
                 f"{self.name}: the key {self.tensor_keys['advantage']!r} was not found, and "
                 f"without a `critic_network` it cannot be computed; the keys are {given(data)}"
@@ -229,7 +240,7 @@ class ClipPPOLoss(LossModule):
         next_value = self._critic.detached(self._critic.at_next(data))[self.tensor_keys["value"]]
         steps = self.per_step(
             batch,
-            value=value,
+            value=self._value(policy),
             next_value=next_value,
             reward=reward,
             done=done,
@@ -244,7 +255,7 @@ class ClipPPOLoss(LossModule):
         self, policy: Data, advantage: Tensor, mask: Optional[Tensor]
     ) -> dict[str, Tensor]:
         family, params = self._actor.family, self._actor.params(policy)
-        log_prob = family.log_prob(params, self.require_recorded(policy, "action"))
+        log_prob = family.log_prob(params, self.require(policy, "action"))
         behavior_log_prob = self.require(policy, "sample_log_prob")
         if self.normalize_advantage:
             advantage = standardize(advantage, mask)

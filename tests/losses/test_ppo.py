@@ -510,6 +510,8 @@ def test_a_missing_key_of_a_tensordict_names_those_that_are_there():
     ("arguments", "kind", "sentence"),
     [
         ({"clip_epsilon": 1.5}, ValueError, r"`clip_epsilon` must be in \[0, 1\), got 1.5"),
+        ({"clip_epsilon": "a"}, ValueError, "`clip_epsilon` must be a float or a 0-d tensor, got"),
+        ({"clip_value": -1.0}, ValueError, "`clip_value` must be positive, got -1"),
         ({"reduction": "max"}, ValueError, "`reduction` must be"),
         ({"loss_critic_type": "huber"}, ValueError, "`loss_critic_type` must be"),
         ({"entropy_coeff": torch.ones(2)}, ValueError, "`entropy_coeff` must be a float"),
@@ -572,6 +574,35 @@ def test_keys_can_be_set():
     assert "advantage" in loss.in_keys
     with pytest.raises(ValueError, match="`advantages` is not an accepted key; the accepted keys"):
         loss.set_keys(advantages="a")
+
+
+def test_the_actors_own_keys_are_the_defaults():
+    actor, critic = plain_networks("normal")
+    wrapped = ProbabilisticTensorDictSequential(
+        TensorDictModule(actor.network, [("agent", "obs")], ["loc", "scale"]),
+        ProbabilisticTensorDictModule(
+            ["loc", "scale"], [("agent", "act")], distribution_class=IndependentNormal
+        ),
+    )
+    critic = TensorDictModule(critic, [("agent", "obs")], ["state_value"])
+    loss = ClipPPOLoss(wrapped, critic)
+    data = make_data(actor, (4, 3))
+    expected = total(ClipPPOLoss(actor, critic.module)(data))
+    data.rename_key_("observation", ("agent", "obs"))
+    data.rename_key_(("next", "observation"), ("next", "agent", "obs"))
+    data.rename_key_("action", ("agent", "act"))
+    data.rename_key_("action_log_prob", ("agent", "act_log_prob"))
+    assert torch.equal(total(loss(data)), expected)
+    loss.set_keys(action="other")
+    loss.set_keys(action=None)
+    assert torch.equal(total(loss(as_keywords(data))), expected)
+    assert loss(without(data, "advantage"))["loss_critic"].isfinite()
+
+
+def test_a_critic_that_is_not_needed_is_not_called():
+    actor, critic = plain_networks("normal")
+    critic.register_forward_hook(lambda *_: pytest.fail("the critic was called"))
+    ClipPPOLoss(actor, critic, critic_coeff=None)(make_data(actor, (4,)))
 
 
 def test_a_replaced_submodule_is_noticed():
