@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check slow bench clean
+.PHONY: demo test lint check slow bench clean
 .DEFAULT_GOAL := test
 
 .venv/installed: pyproject.toml constraints.txt
@@ -15,16 +15,19 @@ BIN := .venv/bin
 demo: .venv/installed  ## train CartPole, export it, prove the files, play them without torch
 	$(BIN)/python -m examples.demo
 
-test: check  ## everything that fits in fifteen minutes; leaves out `slow`
+test: lint  ## everything that fits in fifteen minutes; leaves out `slow`
 	$(BIN)/pytest -n 2
 
-check: .venv/installed  ## lint, types, layers
+check: lint  ## lint, types, layers, the contract tests; leaves out parity, exports and the demo
+	$(BIN)/pytest -n 2 tests/test_contract.py
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-slow: .venv/installed  ## Inductor on every function, and learning on several seeds
+slow: .venv/installed  ## only what `test` leaves out: Inductor everywhere, learning on three seeds
 	$(BIN)/pytest -m slow
 
 bench: .venv/installed  ## the tables of benchmarks/README.md

@@ -20,7 +20,7 @@ class Config(NamedTuple):
     total_steps: int = 100_000
     seed: int = 0
     envs: int = 8
-    rollout: int = 64
+    rollout: int = 128
     epochs: int = 10
     minibatch: int = 256
     learning_rate: float = 1e-3

@@ -36,7 +36,11 @@ def read(
             f"got a {type(source).__name__}"
         )
     found = {key: get(key) for key in keys}
-    return {key: tensor for key, tensor in found.items() if tensor is not None}
+    data = {key: x for key, x in found.items() if x is not None}
+    for key, x in data.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{owner}: `{keyword(key)}` must be a tensor, got a {type(x).__name__}")
+    return data
 
 
 def write(owner: str, source: Any, outputs: dict[str, Tensor], out_keys: tuple[str, ...]) -> Any:
@@ -81,7 +85,16 @@ def _keyword_getter(
 
 
 def _mapping_getter(source: Mapping[Any, Tensor]) -> Callable[[Key], Optional[Tensor]]:
-    return lambda key: source[key] if key in source else source.get(keyword(key))
+    def get(key: Key) -> Any:
+        """By the key itself, by its keyword, or through nested mappings."""
+        if key in source or keyword(key) in source:
+            return source[key] if key in source else source[keyword(key)]
+        inside: Any = source
+        for part in key if isinstance(key, tuple) else ():
+            inside = inside.get(part) if isinstance(inside, Mapping) else None
+        return None if inside is source else inside
+
+    return get
 
 
 def _tensordict_getter(source: Any) -> Callable[[Key], Optional[Tensor]]:

@@ -33,7 +33,8 @@ class PlainForm(nn.Module):
 
     def forward(self, data: Data) -> Data:
         """``data`` and what the network computes from it."""
-        self._check_fresh()
+        if not torch.compiler.is_compiling():
+            self.check_fresh()
         data = dict(data)
         for call, (in_keys, out_keys) in zip(self.calls, self.wiring, strict=True):
             for key in in_keys:
@@ -65,9 +66,12 @@ class PlainForm(nn.Module):
             )
         return {key: data[in_next(key)] for key in self.in_keys}
 
-    def _check_fresh(self) -> None:
-        if torch.compiler.is_compiling():
-            return
+    def check_fresh(self) -> None:
+        """Refuse a network whose submodules are no longer those that were found.
+
+        Raises:
+            RuntimeError: a submodule was replaced.
+        """
         now = [module for module, _, _ in _steps(self.network, self.out_key)]
         if any(a is not b for a, b in zip(now, self.calls, strict=False)):
             raise RuntimeError(

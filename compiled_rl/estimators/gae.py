@@ -16,7 +16,7 @@ class GAE(CoefficientModule):
         lmbda: trace decay in [0, 1].
 
     Raises:
-        ValueError: a coefficient is not a scalar.
+        ValueError: a coefficient is not a scalar in [0, 1].
 
     Reference: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
     """
@@ -28,6 +28,9 @@ class GAE(CoefficientModule):
         super().__init__()
         self.register_coefficient("gamma", gamma)
         self.register_coefficient("lmbda", lmbda)
+        for name, value in (("gamma", self.gamma), ("lmbda", self.lmbda)):
+            if not 0 <= float(value) <= 1:
+                raise ValueError(f"GAE: `{name}` must be in [0, 1], got {float(value):g}")
 
     def forward(
         self,

@@ -5,8 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.reduction import count_valid, reduce, variance
-from compiled_rl.functional.scalars import as_scalar
+from compiled_rl.functional.reduction import count_valid, largest, reduce, variance
+from compiled_rl.functional.scalars import as_scalar, where_valid
 from compiled_rl.kernels.checks import check_mask, check_shape
 
 
@@ -61,11 +61,13 @@ def effective_sample_size(log_ratio: Tensor, mask: Optional[Tensor] = None) -> T
     arXiv:1602.03572, eq. 6.
     """
     check_mask("effective_sample_size", mask, "log_ratio", log_ratio)
+    dtype = log_ratio.dtype
     count = count_valid(log_ratio, mask)
-    weight = (log_ratio - _largest(log_ratio, mask)).detach().exp()
+    log_ratio = where_valid(mask, log_ratio).detach().to(count.dtype)
+    weight = (log_ratio - largest(log_ratio, mask, -1e30)).exp()
     total = reduce(weight, mask, "sum")
     squares = reduce(weight.square(), mask, "sum")
-    return total.square() / (count * squares).clamp(min=1e-30)
+    return (total.square() / (count * squares).clamp(min=1e-30)).to(dtype)
 
 
 def kl_k1(log_prob: Tensor, behavior_log_prob: Tensor) -> Tensor:
@@ -136,10 +138,3 @@ def clip_fraction(x: Tensor, low: float, high: float, mask: Optional[Tensor] = N
     check_mask("clip_fraction", mask, "x", x)
     outside = (x < as_scalar(low, x)) | (x > as_scalar(high, x))
     return reduce(outside.to(x.dtype), mask, "mean")
-
-
-def _largest(x: Tensor, mask: Optional[Tensor]) -> Tensor:
-    """The largest valid element; a finite number if there is none."""
-    if mask is not None:
-        x = torch.where(mask, x, torch.full_like(x, -1e30))
-    return x.detach().max()

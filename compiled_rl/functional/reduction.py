@@ -34,17 +34,36 @@ def reduce(x: Tensor, mask: Optional[Tensor] = None, reduction: str = "mean") ->
     if reduction == "none":
         return valid.clone()
     if reduction == "sum":
-        return valid.sum()
+        return _sum(valid).to(x.dtype)
     if reduction == "mean":
-        return valid.sum() / count_valid(x, mask).clamp(min=1)
+        return (_sum(valid) / count_valid(x, mask).clamp(min=1)).to(x.dtype)
     raise ValueError(f"reduce: `reduction` must be 'none', 'mean' or 'sum', got '{reduction}'")
 
 
 def count_valid(x: Tensor, mask: Optional[Tensor]) -> Tensor:
-    """The number of valid elements, a scalar of ``x``'s dtype and device."""
+    """The number of valid elements, a scalar on ``x``'s device, wide enough to count in."""
     if mask is None:
-        return torch.scalar_tensor(x.numel(), dtype=x.dtype, device=x.device)
-    return mask.sum().to(x.dtype)
+        return torch.scalar_tensor(x.numel(), dtype=_wide(x.dtype), device=x.device)
+    return mask.sum().to(_wide(x.dtype))
+
+
+def largest(x: Tensor, mask: Optional[Tensor], least: float) -> Tensor:
+    """The largest valid element, or ``least``, which none is below, if there is none."""
+    if mask is not None:
+        x = torch.where(mask, x, torch.full_like(x, least))
+    bound = torch.full([1], least, dtype=x.dtype, device=x.device)
+    return torch.cat([x.flatten(), bound]).max()
+
+
+def _sum(x: Tensor) -> Tensor:
+    """The sum; half types are accumulated and returned in float32, where large counts exist."""
+    return x.to(_wide(x.dtype)).sum()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    if dtype == torch.float16 or dtype == torch.bfloat16:
+        return torch.float32
+    return dtype
 
 
 def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> Tensor:
@@ -67,7 +86,8 @@ def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> T
     """
     check_mask("variance", mask, "x", x)
     deviation = where_valid(mask, x - reduce(x, mask, "mean"))
-    return deviation.square().sum() / (count_valid(x, mask) - correction).clamp(min=1)
+    count = count_valid(x, mask) - correction
+    return (_sum(deviation.to(count.dtype).square()) / count.clamp(min=1)).to(x.dtype)
 
 
 def standardize(x: Tensor, mask: Optional[Tensor] = None) -> Tensor:

@@ -39,13 +39,16 @@ class LossModule(CoefficientModule):
         reduction: ``"none"``, ``"mean"`` or ``"sum"``, over the valid steps.
         loss_mask_key: where to find the mask of valid steps, bool ``[*B]`` or ``[*B, 1]``;
             ``"auto"`` takes ``("collector", "mask")`` and ``"shifted_valid"`` where they are
-            given; None takes no mask. What lies under a mask is never read, a NaN included.
+            given, any other key must be given, None takes no mask. What lies under a mask is
+            replaced by zeros before a network sees it, so that a NaN there is harmless; a network
+            that mixes the steps of a batch (batch normalisation) does see the zeros.
 
     Raises:
         ValueError: ``reduction`` or ``loss_mask_key`` is unknown.
     """
 
     fields: ClassVar[tuple[Field, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ("reduction",)
     in_keys: tuple[Key, ...]
     out_keys: tuple[str, ...]
 
@@ -72,6 +75,13 @@ class LossModule(CoefficientModule):
         self.default_keys = {f.name: f.key for f in self.fields if f.kind == "input"}
         self.tensor_keys = dict(self.default_keys)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and (name in self.__dict__ or name in self.__dict__["_modules"]):
+            raise AttributeError(
+                f"{self.name}: `{name}` is fixed when the loss is made; make another loss"
+            )
+        super().__setattr__(name, value)
+
     @property
     def name(self) -> str:
         """The class's name, with which every error begins."""
@@ -91,7 +101,8 @@ class LossModule(CoefficientModule):
 
     def wire(self) -> None:
         """Derive every list of keys from the fields, the networks and the keys that were set."""
-        roots = [key for network in self.networks() for key in network.in_keys]
+        self._forms = self.networks()
+        roots = [key for network in self._forms for key in network.in_keys]
         nexts = [in_next(key) for key in roots]
         self.in_keys = unique([*roots, *self.tensor_keys.values(), *nexts, *self.mask_keys])
         computed = [field for field in self.fields if field.kind != "input"]
@@ -99,6 +110,15 @@ class LossModule(CoefficientModule):
         self._given = tuple(field.name for field in given)
         self.out_keys = tuple(field.name for field in given if field.kind == "output")
         output_type(self.name, self.out_keys)  # made now: a compiled call only finds it
+
+    def check_fresh(self) -> None:
+        """Refuse to go on when a submodule of a network was replaced.
+
+        Raises:
+            RuntimeError: one was.
+        """
+        for network in self._forms:
+            network.check_fresh()
 
     def set_keys(self, **keys: Optional[Key]) -> None:
         """Say under which keys the inputs are found; None restores a default.
@@ -114,12 +134,22 @@ class LossModule(CoefficientModule):
                     f"{self.name}: `{name}` is not an accepted key; "
                     f"the accepted keys are {list(self.default_keys)}"
                 )
-        self.tensor_keys.update({name: self._key(name, key) for name, key in keys.items()})
-        self.wire()
+        before = self.tensor_keys
+        self.tensor_keys = before | {name: self._key(name, key) for name, key in keys.items()}
+        try:
+            self.wire()
+        except KeyError:
+            self.tensor_keys = before
+            raise
 
     def _key(self, name: str, key: Optional[Key]) -> Key:
         if key is None:
             return self.default_keys[name]
+        if not (isinstance(key, str) or (isinstance(key, tuple) and all_strings(key))):
+            raise TypeError(
+                f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
+                f"got {key!r}"
+            )
         return in_next(key) if name in ("reward", "done", "terminated") else key
 
     def forward(self, tensordict: Any = None, **tensors: Tensor) -> Any:
@@ -162,9 +192,14 @@ class LossModule(CoefficientModule):
 
     def mask(self, data: Data, batch: Size) -> Optional[Tensor]:
         """The steps that every given mask allows, bool ``[*B]``; None if none was given."""
-        found = [(key, data[key]) for key in self.mask_keys if key in data]
+        if self.mask_keys != _AUTOMATIC_MASKS:
+            for key in self.mask_keys:
+                if key not in data:
+                    raise KeyError(
+                        f"{self.name}: the mask {key!r} was not found; the keys are {given(data)}"
+                    )
         valid: Optional[Tensor] = None
-        for key, mask in found:
+        for key, mask in [(key, data[key]) for key in self.mask_keys if key in data]:
             aligned = self._align_mask(key, mask, batch)
             valid = aligned if valid is None else valid & aligned
         return valid
@@ -173,7 +208,8 @@ class LossModule(CoefficientModule):
         """The tensors as ``[*B]``: all are given so, or all as ``[*B, 1]``, never mixed."""
         first = next(iter(tensors))
         shape = tensors[first].shape
-        if shape not in (batch, (*batch, 1)):
+        # Not `in`: TorchDynamo decides it wrongly for sizes that it keeps symbolic.
+        if shape != batch and shape != (*batch, 1):
             raise ValueError(
                 f"{self.name}: `{first}` must be of shape {list(batch)} or {[*batch, 1]}, "
                 f"got {list(shape)}"
@@ -197,6 +233,11 @@ class LossModule(CoefficientModule):
                 f"got {list(mask.shape)}"
             )
         return mask[(...,) + (None,) * (len(batch) - mask.dim())].expand(batch)
+
+
+def all_strings(key: tuple[Any, ...]) -> bool:
+    """Whether every part of a nested key is a string."""
+    return all(isinstance(part, str) for part in key)
 
 
 def select_valid(data: Data, mask: Optional[Tensor]) -> Data:

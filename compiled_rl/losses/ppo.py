@@ -15,6 +15,8 @@ from compiled_rl.functional import (
     standardize,
     value_loss,
 )
+from compiled_rl.functional.reduction import largest
+from compiled_rl.kernels.checks import check_shape
 from compiled_rl.losses.base import LossModule, select_valid
 
 
@@ -88,6 +90,13 @@ class ClipPPOLoss(LossModule):
         Field("explained_variance", "explained_variance", "metric", "[]", "of the critic"),
     )
 
+    fixed: ClassVar[tuple[str, ...]] = (
+        "reduction",
+        "actor_network",
+        "critic_network",
+        "entropy_bonus",
+    )
+
     clip_epsilon: float  # 0-d buffers all: assign a number, and it is copied in place
     entropy_coeff: float
     critic_coeff: Optional[float]
@@ -115,6 +124,11 @@ class ClipPPOLoss(LossModule):
             raise ValueError(
                 f"{self.name}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', "
                 f"got {loss_critic_type!r}"
+            )
+        if not isinstance(critic_network, nn.Module | None):
+            raise TypeError(
+                f"{self.name}: `critic_network` must be an nn.Module or None, "
+                f"got {type(critic_network).__name__}"
             )
         self.actor_network = actor_network
         self.critic_network = critic_network
@@ -195,7 +209,9 @@ class ClipPPOLoss(LossModule):
         """
         if self.critic_network is None:
             raise RuntimeError(f"{self.name}: a value estimator needs a `critic_network`, got None")
-        self._value_estimator = (value_type or GAE)(**hyperparams)
+        if value_type not in (None, GAE):
+            raise TypeError(f"{self.name}: `value_type` must be GAE or None, got {value_type!r}")
+        self._value_estimator = GAE(**hyperparams)
 
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """The losses and metrics by name; see the class."""
@@ -236,20 +252,16 @@ class ClipPPOLoss(LossModule):
         why = "to compute the missing `advantage`"
         reward = self.require(data, "reward", why)
         done = self.require(data, "done", why)
-        terminated = data.get(self.tensor_keys["terminated"], done)
+        terminated = self.require(data, "terminated", why)
         next_value = self._critic.detached(self._critic.at_next(data))[self.tensor_keys["value"]]
-        steps = self.per_step(
-            batch,
-            value=self._value(policy),
-            next_value=next_value,
-            reward=reward,
-            done=done,
-            terminated=terminated,
-        )
-        current = steps.pop("value")
-        old_value = current.detach()
-        target = self._value_estimator(value=old_value, mask=mask, **steps)
-        return Steps(target.advantage, target.value_target, current, old_value)
+        found = {"value": self._value(policy), "next_value": next_value, "reward": reward}
+        found |= {"done": done, "terminated": terminated}
+        if self.clip_value is not None:
+            found["old_value"] = self.require(data, "value", "for `clip_value`")
+        steps = self.per_step(batch, **found)
+        value, old_value = steps.pop("value"), steps.pop("old_value", None)
+        target = self._value_estimator(value=value.detach(), mask=mask, **steps)
+        return Steps(target.advantage, target.value_target, value, old_value)
 
     def _policy_terms(
         self, policy: Data, advantage: Tensor, mask: Optional[Tensor]
@@ -257,6 +269,8 @@ class ClipPPOLoss(LossModule):
         family, params = self._actor.family, self._actor.params(policy)
         log_prob = family.log_prob(params, self.require(policy, "action"))
         behavior_log_prob = self.require(policy, "sample_log_prob")
+        expected = "the log-probability of `action`"
+        check_shape(self.name, "sample_log_prob", behavior_log_prob, expected, log_prob)
         if self.normalize_advantage:
             advantage = standardize(advantage, mask)
         epsilon = self.clip_epsilon
@@ -270,13 +284,13 @@ class ClipPPOLoss(LossModule):
         return outputs
 
     def _ratio_metrics(self, log_ratio: Tensor, mask: Optional[Tensor]) -> dict[str, Tensor]:
-        ratio = reduce(log_ratio.exp(), mask, "none")
+        ratio = log_ratio.exp()
         low, high = 1 - self.clip_epsilon, 1 + self.clip_epsilon
         return {
             "clip_fraction": clip_fraction(ratio, low, high, mask),
             "ESS": effective_sample_size(log_ratio, mask),
             "kl_approx": reduce(-log_ratio, mask),
-            "max_ratio": ratio.max(),
+            "max_ratio": largest(ratio, mask, 0.0),
             "mean_ratio": reduce(ratio, mask),
         }
 

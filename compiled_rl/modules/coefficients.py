@@ -14,25 +14,34 @@ class CoefficientModule(nn.Module):
     """
 
     def register_coefficient(self, name: str, value: Optional[float | Tensor]) -> None:
-        """Register ``value`` as the buffer ``name``; None leaves the plain attribute None.
+        """Register ``value`` as the buffer ``name``; None says that there is none, for good.
 
         Raises:
             ValueError: the value is a bool, or not a scalar.
         """
         if value is None:
-            setattr(self, name, None)
+            self.register_buffer(name, None)
             return
         if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
             raise ValueError(_not_a_scalar(self, name, value))
-        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        dtype = torch.get_default_dtype()
+        if isinstance(value, Tensor) and value.is_floating_point():
+            dtype = value.dtype
+        tensor = torch.as_tensor(value, dtype=dtype).detach().clone()
         if tensor.dim():
             raise ValueError(_not_a_scalar(self, name, value))
         self.register_buffer(name, tensor)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        buffer = self.__dict__.get("_buffers", {}).get(name)
-        if buffer is not None and isinstance(value, int | float):
-            buffer.fill_(value)
+        buffers = self.__dict__.get("_buffers", {})
+        if name not in buffers:
+            super().__setattr__(name, value)
+        elif (buffers[name] is None) != (value is None):
+            raise AttributeError(
+                f"{type(self).__name__}: `{name}` is given or None from the start, got {value!r}"
+            )
+        elif isinstance(value, int | float):
+            buffers[name].fill_(value)
         else:
             super().__setattr__(name, value)
 

@@ -46,10 +46,19 @@ class StateIndependentScale(nn.Module):
 
     def __init__(self, action_dim: int, initial_scale: float = 1.0) -> None:
         super().__init__()
+        if not initial_scale > 0:
+            raise ValueError(
+                f"StateIndependentScale: `initial_scale` must be positive, got {initial_scale}"
+            )
         self.log_scale = nn.Parameter(torch.full((action_dim,), initial_scale).log())
 
     def forward(self, loc: Tensor) -> tuple[Tensor, Tensor]:
         """``loc`` ``[*B, A]`` to ``loc`` and ``scale``, both ``[*B, A]``."""
+        if loc.shape[-1:] != self.log_scale.shape:
+            raise ValueError(
+                f"StateIndependentScale: `loc` must end in {list(self.log_scale.shape)}, "
+                f"got {list(loc.shape)}"
+            )
         return loc, self.log_scale.exp().expand_as(loc)
 
 

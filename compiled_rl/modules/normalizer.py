@@ -37,6 +37,7 @@ class ObservationNormalizer(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalise ``observation``, ``[*B, *shape]``."""
+        self._check(observation, None)
         scaled = (observation - self.mean) * torch.rsqrt(self.var + self.epsilon)
         return scaled.clamp(-self.clip, self.clip)
 

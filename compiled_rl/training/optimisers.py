@@ -51,16 +51,23 @@ class Optimiser:
         self._groups = [_names_of(group, names) for group in optimizer.param_groups]
         self._options = [_options_of(group) for group in optimizer.param_groups]
         members = [p for group in optimizer.param_groups for p in group["params"]]
-        self.params = {names[p]: p for p in members}
+        self.params = {names[p]: p for p in members if p.requires_grad}
 
     def state(self) -> OptimiserState:
         """The optimiser's own tensors, made now if it has taken no step yet.
 
-        Its options are read too: a compiled step must not touch the object itself, for then
-        TorchDynamo would guard on the learning rate.
+        Raises:
+            ValueError: a parameter or an option other than the learning rate is no longer what it
+                was: each new value would compile a new graph.
         """
-        self._options = [_options_of(group) for group in self.optimizer.param_groups]
-        return [self._group_state(group) for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
+        for group, names, options in zip(groups, self._groups, self._options, strict=False):
+            _check_unchanged(group, len(names), options)
+        if len(groups) != len(self._groups):
+            raise ValueError(
+                f"`optimizer` must keep its {len(self._groups)} parameter groups, got {len(groups)}"
+            )
+        return [self._group_state(group) for group in groups]
 
     def step(
         self, params: Tensors, grads: Tensors, state: OptimiserState
@@ -87,7 +94,9 @@ class Optimiser:
                 if name not in own:
                     own[name] = torch.tensor(0.0) if name == "step" else torch.zeros_like(parameter)
                 tensors.append(own[name])
-        return GroupState(torch.as_tensor(group["lr"]), slots)
+        double = any(parameter.dtype == torch.float64 for parameter in group["params"])
+        dtype = torch.float64 if double else torch.float32
+        return GroupState(torch.as_tensor(group["lr"], dtype=dtype), slots)
 
 
 def _adam(options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState) -> None:
@@ -150,6 +159,19 @@ def _names_of(group: Mapping[str, Any], names: Mapping[Any, str]) -> list[str]:
                 f"got one of shape {list(parameter.shape)} that is not among them"
             )
     return [names[parameter] for parameter in group["params"]]
+
+
+def _check_unchanged(group: Mapping[str, Any], count: int, options: Options) -> None:
+    if len(group["params"]) != count:
+        raise ValueError(
+            f"`optimizer` must keep the {count} parameters of a group, got {len(group['params'])}"
+        )
+    for name, value in options.items():
+        if group[name] != value:
+            raise ValueError(
+                f"`optimizer` must keep its {name} of {value}, got {group[name]}; only the "
+                "learning rate may change, make another UpdateStep for anything else"
+            )
 
 
 def _options_of(group: Mapping[str, Any]) -> Options:

@@ -10,12 +10,14 @@ from compiled_rl import ClipPPOLoss, UpdateStep
 from compiled_rl.testing import count_graphs
 from compiled_rl.training import make_update
 from compiled_rl.training.optimisers import Optimiser
-from tests.losses.networks import as_keywords, make_data, plain_networks
+from tests.losses.networks import OBSERVATION, as_keywords, make_data, plain_networks
 
 OPTIMISERS = {
     "adam": lambda p: torch.optim.Adam(p, lr=3e-3, eps=1e-5),
     "adam with decay": lambda p: torch.optim.Adam(p, lr=3e-3, weight_decay=0.1, amsgrad=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=3e-3),
+    "adam upwards": lambda p: torch.optim.Adam(p, lr=3e-3, maximize=True),
+    "sgd upwards": lambda p: torch.optim.SGD(p, lr=3e-2, maximize=True),
     "sgd": lambda p: torch.optim.SGD(p, lr=3e-2),
     "sgd with momentum": lambda p: torch.optim.SGD(p, lr=3e-2, momentum=0.9, nesterov=True),
 }
@@ -74,7 +76,9 @@ def test_compiled_equals_a_loop_by_hand(optimiser):
         assert not torch.equal(a, before)
 
 
-def test_at_most_two_graphs_over_batches_rates_and_coefficients(monkeypatch):
+@pytest.fixture
+def counted(monkeypatch):
+    """Steps that are made in the test compile with a backend that counts."""
     with count_graphs() as graphs:
         compile_ = torch.compile
 
@@ -83,26 +87,43 @@ def test_at_most_two_graphs_over_batches_rates_and_coefficients(monkeypatch):
             return compile_(function, backend=graphs.backend, **options)
 
         monkeypatch.setattr(torch, "compile", counting)
-        loss = ClipPPOLoss(*plain_networks("normal"), clip_value=0.1)
-        optimizer = torch.optim.Adam(loss.parameters())
-        step = UpdateStep(loss, optimizer, max_grad_norm=0.5)
-        for k, size in enumerate((2, 3, 5, 8, 13, 21)):
-            optimizer.param_groups[0]["lr"] = 1e-3 / (k + 1)
-            for name in ("clip_epsilon", "entropy_coeff", "critic_coeff", "clip_value"):
-                setattr(loss, name, 0.1 + 0.1 * (k % 4))
-            step(make_data(loss.actor_network, (size,), seed=k))
-    assert 1 <= graphs.count <= 2
+        yield graphs
 
 
-def test_many_steps_live_side_by_side():
+def test_at_most_two_graphs_over_batches_rates_and_coefficients(counted):
+    loss = ClipPPOLoss(*plain_networks("normal"), clip_value=0.1)
+    optimizer = torch.optim.Adam(loss.parameters())
+    step = UpdateStep(loss, optimizer, max_grad_norm=0.5)
+    for k, size in enumerate((2, 3, 5, 8, 13, 21)):
+        optimizer.param_groups[0]["lr"] = 1e-3 / (k + 1)
+        for name in ("clip_epsilon", "entropy_coeff", "critic_coeff", "clip_value"):
+            setattr(loss, name, 0.1 + 0.1 * (k % 4))
+        step(make_data(loss.actor_network, (size,), seed=k))
+    assert 1 <= counted.count <= 2
+
+
+def test_many_steps_live_side_by_side(counted):
     """The graphs of one step never count towards another's limit."""
-    for k in range(torch._dynamo.config.recompile_limit + 2):
+    count = torch._dynamo.config.recompile_limit + 2
+    for _ in range(count):
         loss = ClipPPOLoss(*plain_networks("normal"))
-        step = UpdateStep(loss, torch.optim.SGD(loss.parameters(), lr=0.1 * k))
-        step._step = torch.compile(
-            step._apply, fullgraph=True, backend="aot_eager", isolate_recompiles=True
-        )
+        step = UpdateStep(loss, torch.optim.SGD(loss.parameters(), lr=0.1))
         step(make_data(loss.actor_network, (4,)))
+    assert counted.count == count
+
+
+def test_a_mask_may_come_and_go_with_the_batch_size(counted):
+    loss, _, step = make("adam")
+    twin, _, eager = make("adam", mode="eager")
+    for k, size in enumerate((3, 4, 5, 6, 7)):
+        data = as_keywords(make_data(loss.actor_network, (size,), seed=k))
+        if k % 2:
+            data["shifted_valid"] = torch.arange(size) != 1
+        step(**data)
+        eager(**data)
+    for a, b in zip(loss.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert counted.count <= 4
 
 
 def test_the_pure_update_changes_none_of_its_arguments():
@@ -145,6 +166,88 @@ def test_parameters_outside_the_optimiser_do_not_move():
     torch.testing.assert_close(loss.critic_network.state_dict(), held, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_frozen_parameters_do_not_move(mode, counted):
+    loss, _, step = make("adam", mode=mode)
+    frozen = loss.critic_network[0].weight.requires_grad_(False)
+    before, step = frozen.clone(), UpdateStep(loss, torch.optim.Adam(loss.parameters()), mode=mode)
+    step(make_data(loss.actor_network, (8,)))
+    assert torch.equal(frozen, before)
+    assert not frozen.requires_grad
+
+
+def test_nothing_moves_without_a_gradient():
+    loss = ClipPPOLoss(*plain_networks("normal"), critic_coeff=None)
+    optimizer = torch.optim.Adam(loss.critic_network.parameters())
+    before = copy.deepcopy(loss.state_dict())
+    metrics = UpdateStep(loss, optimizer, mode="eager")(make_data(loss.actor_network, (8,)))
+    assert metrics["grad_norm"] == 0
+    torch.testing.assert_close(loss.state_dict(), before, rtol=0, atol=0)
+
+
+def test_float64_is_exact():
+    loss = ClipPPOLoss(*(network.double() for network in plain_networks("normal")))
+    twin = copy.deepcopy(loss)
+    data = make_data(loss.actor_network, (8,), torch.float64)
+    UpdateStep(loss, torch.optim.SGD(loss.parameters(), lr=0.1), mode="eager")(data)
+    by_hand(twin, torch.optim.SGD(twin.parameters(), lr=0.1), data, None)
+    for a, b in zip(loss.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
+
+
+def test_what_may_not_change_is_refused():
+    loss, optimizer, step = make("adam", mode="eager")
+    data = make_data(loss.actor_network, (8,))
+    optimizer.param_groups[0]["betas"] = (0.8, 0.9)
+    with pytest.raises(
+        ValueError, match=r"must keep its betas of \(0.9, 0.999\), got \(0.8, 0.9\)"
+    ):
+        step(data)
+    optimizer.param_groups[0]["betas"] = (0.9, 0.999)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(ValueError, match="must keep its 1 parameter groups, got 2"):
+        step(data)
+
+
+def test_what_was_replaced_is_noticed(counted):
+    loss, _, step = make("adam")
+    data = make_data(loss.actor_network, (8,))
+    step(data)
+    linear = loss.actor_network.network[0]
+    linear.weight = nn.Parameter(linear.weight.detach().clone())
+    with pytest.raises(RuntimeError, match=r"the parameter `weight` of shape .* was replaced"):
+        step(data)
+    loss.actor_network.network = nn.Identity()
+    with pytest.raises(RuntimeError, match="a submodule of Policy was replaced"):
+        step(data)
+
+
+def test_a_users_function_may_be_replaced():
+    """Only guards on libraries are dropped: what a user redefines is compiled again."""
+    loss = ClipPPOLoss(plain_networks("normal")[0], Activated())
+    step = UpdateStep(loss, torch.optim.SGD(loss.parameters(), lr=0.0))
+    data = make_data(loss.actor_network, (8,))
+    before = step(data)["loss_critic"]
+    try:
+        globals()["activation"] = torch.relu
+        assert step(data)["loss_critic"] != before
+        torch.testing.assert_close(step(data)["loss_critic"], loss(data)["loss_critic"].detach())
+    finally:
+        globals()["activation"] = torch.tanh
+
+
+activation = torch.tanh
+
+
+class Activated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(OBSERVATION, 1)
+
+    def forward(self, observation):
+        return activation(self.linear(observation))
+
+
 def test_groups_have_their_own_rates():
     loss = ClipPPOLoss(*plain_networks("normal"))
     groups = [
@@ -174,6 +277,8 @@ def refused():
             ValueError,
             "`loss` must reduce to scalars, got reduction 'none'",
         ),
+        ((nn.Linear(1, 1), optimizer), {}, TypeError, "`loss` must be a LossModule, got a Linear"),
+        ((loss, optimizer), {"max_grad_norm": True}, ValueError, "must be positive, got True"),
         ((loss, optimizer), {"mode": "fast"}, ValueError, "`mode` must be 'compiled' or 'eager'"),
         (
             (loss, optimizer),
@@ -196,13 +301,16 @@ def test_refusals(positional, keywords, kind, sentence):
         UpdateStep(*positional, **keywords)
 
 
-def test_bad_input_changes_nothing():
-    loss, optimizer, step = make("adam", mode="eager")
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_bad_input_changes_nothing(mode, counted):
+    loss, optimizer, step = make("adam", mode=mode)
     before = copy.deepcopy(loss.state_dict())
     data = make_data(loss.actor_network, (8,))
     with pytest.raises(ValueError, match="`value_target` must have the shape"):
         step(**as_keywords(data) | {"value_target": torch.zeros(8)})
     with pytest.raises(KeyError, match="the key 'action'"):
         step(data.exclude("action"))
+    with pytest.raises(ValueError, match=r"the mask 'shifted_valid' must be torch.bool"):
+        step(**as_keywords(data), shifted_valid=torch.ones(8))
     torch.testing.assert_close(loss.state_dict(), before, rtol=0, atol=0)
     assert all(slots["step"] == 0 for slots in optimizer.state.values())
