@@ -76,7 +76,6 @@ def _elementwise(a, b, c, flag, other):
     x, y = np.empty_like(a), np.empty_like(a)
     for i in range(a.size):
         x[i] = a[i] + b[i] * c[i] + np.float32(flag[i])
-    for i in range(a.size):
         y[i] = x[i] - b[i] * np.float32(other[i])
     return x, y
 

@@ -4,8 +4,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib
 import torch
@@ -14,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 
 from compiled_rl import ClipPPOLoss, functional
 from compiled_rl.export import Report, to_onnx
@@ -23,29 +27,47 @@ matplotlib.use("Agg")
 console = Console()
 
 
+class Mode(StrEnum):
+    """How the update runs."""
+
+    compiled = "compiled"
+    eager = "eager"
+
+
 def main(
     out: Path = Path("runs/demo"),
-    steps: int = 100_000,
+    steps: Annotated[int, typer.Option(min=1)] = 100_000,
     seed: int = 0,
-    mode: str = "compiled",
+    mode: Mode = Mode.compiled,
     resume: bool = False,
 ) -> None:
     """Train, export, prove, play; everything that is made goes to OUT."""
     torch.set_num_threads(1)  # the networks are small: a second thread only waits
     checkpoint = out / "checkpoint.pt"
-    if not resume:
-        checkpoint.unlink(missing_ok=True)
+    if resume and not checkpoint.exists():
+        raise typer.BadParameter(f"there is no {checkpoint} to go on from")
+    config = Config(total_steps=steps, seed=seed, mode=_possible(mode))
     try:
-        loss, history = _train(Config(total_steps=steps, seed=seed, mode=mode), checkpoint)
-        reports = export(loss, history, out)
+        loss, history = _train(config, checkpoint, resume)
+        console.print(table(export(loss, history, out)))
+        play(out / "policy.onnx")
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted. Go on from {checkpoint} with --resume.")
+        kept = f"Go on from {checkpoint} with --resume." if checkpoint.exists() else ""
+        console.print(f"\nInterrupted. {kept}")
         raise typer.Exit(130) from None
-    console.print(table(reports))
-    play(out / "policy.onnx")
 
 
-def _train(config: Config, checkpoint: Path) -> tuple[ClipPPOLoss, list[Progress]]:
+def _possible(mode: Mode) -> str:
+    """Compiling takes a C++ compiler; without one the update runs eagerly, to the same numbers."""
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        console.print("There is no C++ compiler: the update runs eagerly, which takes longer.")
+        return Mode.eager.value
+    return mode.value
+
+
+def _train(config: Config, checkpoint: Path, resume: bool) -> tuple[ClipPPOLoss, list[Progress]]:
     columns = (
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -57,7 +79,7 @@ def _train(config: Config, checkpoint: Path) -> tuple[ClipPPOLoss, list[Progress
     console.print("Training ClipPPOLoss on CartPole-v1; the first update compiles.")
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("train", total=config.total_steps, mean_return=0.0, rate=0.0)
-        loss, history = train(config, checkpoint, _follow(bar, task))
+        loss, history = train(config, checkpoint, _follow(bar, task), resume)
     last = history[-1]
     verdict = "Solved" if solved(history) else "Stopped"
     console.print(f"{verdict} after {last.steps:,} steps, mean return {last.mean_return:.1f}.")

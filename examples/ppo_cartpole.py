@@ -58,18 +58,21 @@ def make_loss(config: Config) -> ClipPPOLoss:
 
 
 def train(
-    config: Config, checkpoint: Path, on_progress: Callable[[Progress], None] = print
+    config: Config,
+    checkpoint: Path,
+    on_progress: Callable[[Progress], None] = print,
+    resume: bool = False,
 ) -> tuple[ClipPPOLoss, list[Progress]]:
     """Train until the environment is solved or the steps are used up.
 
-    A checkpoint is written at the end, and when training is interrupted. If there is one already,
-    training goes on from it.
+    A checkpoint is written at the end, and when training is interrupted after its first rollout.
+    With ``resume``, training goes on from the one that is there.
     """
     loss = make_loss(config)
     optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, eps=1e-5)
     update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode=config.mode)
-    history = _resume(checkpoint, loss, optimizer)
     collector = Collector(make_envs(config.envs), loss.actor_network, config.seed)
+    history = _load(checkpoint, loss, optimizer, collector) if resume else []
     try:
         while not _finished(history, config, collector):
             _anneal(loss, optimizer, config, history)
@@ -80,8 +83,8 @@ def train(
             history.append(_progress(history, config, collector))
             on_progress(history[-1])
     finally:
-        state = {"loss": loss.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(checkpoint, {**state, "history": [list(row) for row in history]})
+        if history:
+            _save(checkpoint, loss, optimizer, collector, history)
     return loss, history
 
 
@@ -145,14 +148,29 @@ def _finished(history: list[Progress], config: Config, collector: Collector) -> 
     )
 
 
-def _resume(
-    checkpoint: Path, loss: ClipPPOLoss, optimizer: torch.optim.Optimizer
+def _save(
+    checkpoint: Path,
+    loss: ClipPPOLoss,
+    optimizer: torch.optim.Optimizer,
+    collector: Collector,
+    history: list[Progress],
+) -> None:
+    state = {
+        "loss": loss.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "returns": collector.finished_returns[-20:],
+        "history": [list(row) for row in history],
+    }
+    save_checkpoint(checkpoint, state)
+
+
+def _load(
+    checkpoint: Path, loss: ClipPPOLoss, optimizer: torch.optim.Optimizer, collector: Collector
 ) -> list[Progress]:
-    if not checkpoint.exists():
-        return []
     state = load_checkpoint(checkpoint)
     loss.load_state_dict(state["loss"])
     optimizer.load_state_dict(state["optimizer"])
+    collector.finished_returns += state["returns"]
     return [Progress(*row) for row in state["history"]]
 
 

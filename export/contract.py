@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import torch
-from torch import nn
 
-from compiled_rl.export.signature import name_of
+from compiled_rl.export.signature import modules_of, name_of
 from compiled_rl.export.verify import Check
 from compiled_rl.modules import ActionRescaler, ObservationNormalizer
 
@@ -33,6 +33,7 @@ def make_contract(
             "ir": model.ir_version,
             "torch": torch.__version__,
             "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
         },
         "verification": [{**check.sizes, "max_error": check.max_error} for check in checks],
     }
@@ -56,7 +57,7 @@ def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
 def _inside(target: Any) -> dict[str, Any]:
     """What the graph holds already, for a reader: the normaliser and the action's range."""
     found: dict[str, Any] = {}
-    for module in target.modules() if isinstance(target, nn.Module) else []:
+    for module in modules_of(target):
         if isinstance(module, ObservationNormalizer):
             found["normalizer"] = {"mean": module.mean.tolist(), "var": module.var.tolist()}
         if isinstance(module, ActionRescaler):

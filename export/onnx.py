@@ -22,7 +22,7 @@ from compiled_rl.export.signature import (
     Example,
     Explicit,
     Target,
-    in_eval_mode,
+    at_rest,
     name_of,
     named_example,
 )
@@ -42,7 +42,7 @@ def to_onnx(
     dynamic: Sequence[str] = ("batch",),
     *,
     output_names: Optional[Sequence[str]] = None,
-    tolerance: float = 1e-5,
+    tolerance: Optional[float] = None,
 ) -> Report:
     """Export a policy, a network or a function to an ONNX file that computes the same.
 
@@ -53,15 +53,16 @@ def to_onnx(
     Args:
         target: a ``Policy`` (its deterministic action), any module, or any function of tensors.
             Bind arguments that are no tensors with ``functools.partial``.
-        example: one tensor, several, or tensors by name; the values only tell the kind of what
-            verification draws: within [0, 1] stays there, positive everywhere stays positive, and
-            an integer stays within the example's range.
+        example: one tensor, several, or tensors by name. Its values tell the kind of what
+            verification draws: integers, and floats that are nowhere negative, stay within the
+            example's range; other floats are standard normal.
         path: where to write, ending in ``.onnx``; missing folders are made.
         dynamic: the names of the leading axes that may have any size, ``("batch",)`` or
             ``("batch", "time")``; inputs of a lower rank have fewer of them.
         output_names: of the outputs; None: the fields of a named tuple, the keys of a dict,
             ``action`` for a policy, ``output`` for a single tensor.
-        tolerance: allowed error, relative to one plus the expected magnitude.
+        tolerance: allowed error, relative to the output's largest magnitude; None: 1e-5, and 1e-11
+            in float64, where python numbers in the target must be float64 tensors to stay exact.
 
     Returns:
         A ``Report``: the path, the size, and what was measured at each size.
@@ -71,29 +72,62 @@ def to_onnx(
 
     Reference: Open Neural Network Exchange, opset 18, onnx.ai/onnx/operators.
     """
-    path = Path(path)
-    if path.suffix != ".onnx":
-        raise ExportError(f"to_onnx: `path` must end in .onnx, got {path.name}")
+    path = _writable(Path(path))
+    dynamic = _axes(dynamic)
     named = {
         name: _at_least_two(x, len(dynamic)) for name, x in named_example(target, example).items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with in_eval_mode(target), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        outputs = names_of_outputs(target, named, output_names)
-        explicit = Explicit(target, list(named))
-        made = Path(folder) / path.name
-        model = _translate(explicit, named, outputs, dynamic)
-        onnx.save(model, made)
-        checks = verify(made, explicit, named, outputs, dynamic, tolerance)
+    with _folder_beside(path) as folder:
+        made = folder / path.name
+        with at_rest(target):
+            outputs = names_of_outputs(target, named, output_names)
+        with at_rest(target):
+            explicit = Explicit(target, list(named))
+            model = _translate(explicit, named, outputs, dynamic)
+            onnx.save(model, made)
+            checks = verify(made, explicit, named, outputs, dynamic, tolerance)
         contract = make_contract(model, target, dynamic, checks)
         onnx.helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
         onnx.save(model, made)
-        beside = made.with_suffix(".contract.json")
-        write_contract(contract, made, beside)
+        write_contract(contract, made, _contract_of(made))
         size = made.stat().st_size
-        os.replace(beside, path.with_suffix(".contract.json"))
+        _contract_of(path).unlink(missing_ok=True)  # never one that is another file's
         os.replace(made, path)
+        os.replace(_contract_of(made), _contract_of(path))
     return Report(path, size, checks)
+
+
+def _writable(path: Path) -> Path:
+    if path.suffix != ".onnx" or path.is_dir():
+        raise ExportError(f"to_onnx: `path` must be a file that ends in .onnx, got {path}")
+    return path
+
+
+def _axes(dynamic: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(dynamic, str) or len(set(dynamic)) != len(dynamic):
+        raise ExportError(
+            f"to_onnx: `dynamic` must be a sequence of different axis names, got {dynamic!r}"
+        )
+    return tuple(dynamic)
+
+
+def _contract_of(path: Path) -> Path:
+    return path.with_suffix(".contract.json")
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the path's own disk; a failure leaves no folder that was not there."""
+    missing = [folder for folder in (path.parent, *path.parents) if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            yield Path(folder)
+    except BaseException:
+        for made in missing:
+            if made.exists() and not any(made.iterdir()):
+                made.rmdir()
+        raise
 
 
 def _translate(
@@ -110,7 +144,6 @@ def _translate(
             program = torch.export.export(
                 explicit, tuple(example.values()), dynamic_shapes=(shapes,)
             )
-            _check_pure(program)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -121,8 +154,6 @@ def _translate(
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
-        except ExportError:
-            raise
         except Exception as error:
             name = name_of(explicit.target)
             raise ExportError(f"to_onnx: {name} could not be exported: {_why(error)}") from error
@@ -139,16 +170,6 @@ def _why(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__
-
-
-def _check_pure(program: torch.export.ExportedProgram) -> None:
-    """Refuse a target that changes a buffer: ONNX would silently drop the change."""
-    mutated = program.run_decompositions({}).graph_signature.buffers_to_mutate
-    if mutated:
-        raise ExportError(
-            "to_onnx: the target must not change its buffers, "
-            f"got changes of {sorted(set(mutated.values()))}; make state an input and an output"
-        )
 
 
 def _strip(model: Any) -> None:

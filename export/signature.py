@@ -24,7 +24,7 @@ class Explicit(nn.Module):
         self.inputs = list(inputs)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of ``target``, never an alias of an input."""
+        """The outputs of ``target`` in order."""
         outputs = self.target(**dict(zip(self.inputs, tensors, strict=True)))
         return tuple(_flat(outputs).values())
 
@@ -38,8 +38,7 @@ def named_example(target: Target, example: Example) -> dict[str, Tensor]:
         named = dict(example)
     else:
         tensors = [example] if isinstance(example, Tensor) else list(example)
-        function = target.forward if isinstance(target, nn.Module) else target
-        named = dict(zip(inspect.signature(function).parameters, tensors, strict=False))
+        named = dict(zip(_parameters(target), tensors, strict=False))
         if len(named) != len(tensors):
             raise ExportError(
                 f"to_onnx: `example` has {len(tensors)} tensors, but the target takes {list(named)}"
@@ -56,9 +55,17 @@ def named_example(target: Target, example: Example) -> dict[str, Tensor]:
 def output_names(
     target: Target, example: Mapping[str, Tensor], given: Optional[Sequence[str]]
 ) -> list[str]:
-    """Names of the outputs: those given, or the target's own."""
-    with torch.no_grad():
-        outputs = _flat(target(**example))
+    """Names of the outputs: those given, or the target's own; the target is called once."""
+    try:
+        with torch.no_grad():
+            outputs = _flat(target(**example))
+    except ExportError:
+        raise
+    except Exception as error:
+        name = name_of(target)
+        raise ExportError(
+            f"to_onnx: {name} could not be called with {list(example)}: {error}"
+        ) from error
     if given is None:
         return ["action"] if isinstance(target, Policy) else list(outputs)
     if len(given) != len(outputs):
@@ -68,32 +75,92 @@ def output_names(
     return list(given)
 
 
-def name_of(target: Target) -> str:
+def name_of(target: Any) -> str:
     """What the user calls it: the class of a module, the name of a function."""
     if isinstance(target, nn.Module):
         return type(target).__name__
-    return str(getattr(getattr(target, "func", target), "__name__", target))
+    if hasattr(target, "func"):
+        return name_of(target.func)
+    return str(getattr(target, "__name__", type(target).__name__))
+
+
+def modules_of(target: Any) -> list[nn.Module]:
+    """Every module that a target calls: itself, what is bound to it, what it closes over."""
+    if isinstance(target, nn.Module):
+        return list(target.modules())
+    held = [getattr(target, "__self__", None), getattr(target, "func", None)]
+    held += [*getattr(target, "args", ()), *getattr(target, "keywords", {}).values()]
+    held += [cell.cell_contents for cell in getattr(target, "__closure__", None) or ()]
+    found = [
+        part
+        for x in held
+        if isinstance(x, nn.Module) or hasattr(x, "func")
+        for part in modules_of(x)
+    ]
+    return list(dict.fromkeys(found))
 
 
 @contextmanager
-def in_eval_mode(target: Target) -> Iterator[None]:
-    """Put a module and its children in eval mode, and back as each was."""
-    modules = list(target.modules()) if isinstance(target, nn.Module) else []
+def at_rest(target: Target) -> Iterator[None]:
+    """The target's modules in eval mode, with every mode and buffer put back as it was.
+
+    Raises:
+        ExportError: the target changed a buffer, which an ONNX file would silently not do.
+    """
+    modules = modules_of(target)
     training = [module.training for module in modules]
+    buffers = [(m, name, x, x.clone()) for m in modules for name, x in _state(m).items()]
     for module in modules:
         module.training = False
     try:
         yield
+        changed = [name for m, name, x, was in buffers if not _same(_state(m).get(name), x, was)]
+        if changed:
+            raise ExportError(
+                f"to_onnx: {name_of(target)} must not change its own tensors, got changes of "
+                f"{sorted(set(changed))}; make state an input and an output"
+            )
     finally:
         for module, was in zip(modules, training, strict=True):
             module.training = was
+        for module, name, x, value in buffers:
+            setattr(module, name, x.copy_(value))
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module that are no parameters: buffers and plain attributes."""
+    plain = {name: x for name, x in vars(module).items() if isinstance(x, Tensor)}
+    return plain | {name: x for name, x in module._buffers.items() if x is not None}
+
+
+def _same(now: Optional[Tensor], x: Tensor, was: Tensor) -> bool:
+    return now is x and torch.equal(torch.nan_to_num(x), torch.nan_to_num(was))
+
+
+def _parameters(target: Target) -> list[str]:
+    try:
+        function = target.forward if isinstance(target, nn.Module) else target
+        return list(inspect.signature(function).parameters)
+    except ValueError as error:
+        raise ExportError(
+            f"to_onnx: {name_of(target)} does not tell its inputs' names; pass `example` by name"
+        ) from error
 
 
 def _flat(outputs: Any) -> dict[str, Tensor]:
     if isinstance(outputs, Tensor):
         return {"output": outputs}
     if isinstance(outputs, Mapping):
-        return dict(outputs)
-    if hasattr(outputs, "_asdict"):
-        return dict(outputs._asdict())
-    return {f"output_{i}": x for i, x in enumerate(outputs)}
+        flat = dict(outputs)
+    elif hasattr(outputs, "_asdict"):
+        flat = dict(outputs._asdict())
+    elif isinstance(outputs, tuple | list):
+        flat = {f"output_{i}": x for i, x in enumerate(outputs)}
+    else:
+        flat = {"output": outputs}
+    for name, x in flat.items():
+        if not isinstance(x, Tensor):
+            raise ExportError(
+                f"to_onnx: the target must return tensors, got a {type(x).__name__} for `{name}`"
+            )
+    return flat

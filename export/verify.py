@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Generator, Tensor
 from compiled_rl.export.errors import ExportError
 from compiled_rl.export.runtime import OnnxModel
 
-# The first dynamic axis takes the first row: batch 1, 3 and 64.
-_SIZES = ((1, 3, 64), (23, 1, 7))
+# The first dynamic axis takes the first row, batch 1, 3 and 64; those after it take turns.
+_SIZES = ((1, 3, 64), (23, 1, 7), (5, 2, 1))
 
 
 class Check(NamedTuple):
@@ -43,7 +44,7 @@ def verify(
     example: Mapping[str, Tensor],
     outputs: Sequence[str],
     dynamic: Sequence[str],
-    tolerance: float,
+    tolerance: Optional[float],
 ) -> list[Check]:
     """Compare every output of the file with eager's on fresh inputs of several sizes.
 
@@ -53,7 +54,7 @@ def verify(
         example: inputs like those that it will see.
         outputs: names, in the order of ``eager``.
         dynamic: names of the leading axes that may change.
-        tolerance: allowed error, relative to one plus the expected magnitude.
+        tolerance: allowed error, relative to the output's largest magnitude; None: by its dtype.
 
     Raises:
         ExportError: the file's names are others, or an output differs.
@@ -65,6 +66,7 @@ def verify(
             f"got {model.inputs} and {model.outputs}"
         )
     generator = Generator().manual_seed(0)
+    _check(model, eager, dict(example), {"the example": 1}, tolerance)
     return [
         _check(model, eager, _fresh_inputs(example, sizes, generator), sizes, tolerance)
         for sizes in _sizes(dynamic)
@@ -76,7 +78,7 @@ def _check(
     eager: Callable[..., tuple[Tensor, ...]],
     inputs: dict[str, Tensor],
     sizes: dict[str, int],
-    tolerance: float,
+    tolerance: Optional[float],
 ) -> Check:
     with torch.no_grad():
         expected = eager(*inputs.values())
@@ -90,18 +92,31 @@ def _check(
 
 
 def _error(
-    name: str, got: np.ndarray, expected: np.ndarray, sizes: dict[str, int], tolerance: float
+    name: str,
+    got: np.ndarray,
+    expected: np.ndarray,
+    sizes: dict[str, int],
+    tolerance: Optional[float],
 ) -> float:
     if got.shape != expected.shape or got.dtype != expected.dtype:
         raise ExportError(
             f"to_onnx: the output `{name}` at {sizes} must be {expected.dtype} of shape "
             f"{list(expected.shape)}, got {got.dtype} of shape {list(got.shape)}"
         )
-    exact = 0.0 if expected.dtype.kind != "f" else tolerance
-    if not np.allclose(got, expected, rtol=exact, atol=exact, equal_nan=True):
+    if expected.dtype.kind != "f":
+        allowed = magnitude = 0.0
+    else:
+        allowed = tolerance or (1e-11 if expected.dtype == np.float64 else 1e-5)
+        magnitude = _largest(expected, np.zeros_like(expected))
+        if expected.size and not np.isfinite(expected).any():
+            raise ExportError(
+                f"to_onnx: the output `{name}` at {sizes} must have a finite value to be verified, "
+                "got none; give an example of the kind of values that the target takes"
+            )
+    if not np.allclose(got, expected, rtol=allowed, atol=allowed * magnitude, equal_nan=True):
         raise ExportError(
-            f"to_onnx: the output `{name}` at {sizes} must equal eager's to {exact:g}, "
-            f"got an error of {_largest(got, expected):.3g}"
+            f"to_onnx: the output `{name}` at {sizes} must equal eager's to {allowed:g}, "
+            f"got an error of {_largest(got, expected):.3g} at a magnitude of {magnitude:.3g}"
         )
     return _largest(got, expected)
 
@@ -123,8 +138,8 @@ def _latency_us(run: Callable[[], object], calls: int = 50) -> float:
 
 
 def _sizes(dynamic: Sequence[str]) -> list[dict[str, int]]:
-    rows = [dict(zip(dynamic, sizes, strict=False)) for sizes in zip(*_SIZES, strict=True)]
-    return rows if dynamic else rows[:1]
+    columns = dict(zip(dynamic, chain(_SIZES[:1], cycle(_SIZES[1:])), strict=False))
+    return [{name: sizes[k] for name, sizes in columns.items()} for k in range(len(_SIZES))]
 
 
 def _fresh_inputs(
@@ -138,14 +153,15 @@ def _fresh_inputs(
 
 
 def _fresh(example: Tensor, shape: Sequence[int], generator: Generator) -> Tensor:
-    """Random values of the example's kind: probabilities and positive quantities stay such."""
+    """Random values of the example's kind: what is not negative stays within its range."""
     if example.dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     if not example.is_floating_point():
         start, stop = int(example.min()), int(example.max()) + 1
         return torch.randint(start, stop, shape, generator=generator, dtype=example.dtype)
     low, high = float(example.min()), float(example.max())
-    if 0 <= low < high <= 1:
-        return torch.rand(shape, generator=generator, dtype=example.dtype)
+    if 0 <= low < high:
+        uniform = torch.rand(shape, generator=generator, dtype=example.dtype)
+        return low + uniform * (high - low)
     normal = torch.randn(shape, generator=generator, dtype=example.dtype)
     return normal.abs() + 0.1 if low > 0 else normal

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from compiled_rl.export import OnnxModel
-from compiled_rl.training import load_checkpoint
+from compiled_rl.training import load_checkpoint, save_checkpoint
+from examples.ppo_cartpole import Config, train
 
 ROOT = Path(__file__).parents[1]
 ARTEFACTS = {
@@ -43,6 +44,39 @@ def test_the_demo_end_to_end(tmp_path):
         assert max(row["max_error"] for row in contract["verification"]) < 1e-3
         assert contract["versions"] == OnnxModel(tmp_path / name).contract["versions"]
     assert float(output.split("mean return")[-1]) >= 8
+
+
+def test_an_interrupt_before_the_first_rollout_leaves_what_was_there(tmp_path):
+    kept = tmp_path / "checkpoint.pt"
+    kept.write_bytes(b"of an earlier run")
+    process = start(tmp_path)
+    while "Training" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert kept.read_bytes() == b"of an earlier run"
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
+
+
+def test_a_solved_run_stays_solved_when_it_is_resumed(tmp_path):
+    config = Config(total_steps=2048, mode="eager")
+    checkpoint = tmp_path / "checkpoint.pt"
+    train(config, checkpoint, lambda _: None)
+    state = load_checkpoint(checkpoint)
+    state["history"][-1] = [1024, 490.0]
+    state["returns"] = [490.0] * 20
+    save_checkpoint(checkpoint, state)
+    _, history = train(config, checkpoint, lambda _: None, resume=True)
+    assert [list(row) for row in history] == state["history"]
+
+
+def test_resuming_from_nothing_is_refused(tmp_path):
+    process = start(tmp_path, "--resume")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "there is no" in output
 
 
 def test_an_interrupt_leaves_a_checkpoint_to_go_on_from(tmp_path):

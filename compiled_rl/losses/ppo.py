@@ -269,8 +269,7 @@ class ClipPPOLoss(LossModule):
         family, params = self._actor.family, self._actor.params(policy)
         log_prob = family.log_prob(params, self.require(policy, "action"))
         behavior_log_prob = self.require(policy, "sample_log_prob")
-        expected = "the log-probability of `action`"
-        check_shape(self.name, "sample_log_prob", behavior_log_prob, expected, log_prob)
+        check_shape(self.name, "sample_log_prob", behavior_log_prob, "log_prob", log_prob)
         if self.normalize_advantage:
             advantage = standardize(advantage, mask)
         epsilon = self.clip_epsilon

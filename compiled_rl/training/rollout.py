@@ -53,7 +53,8 @@ class Collector:
     def _step(self) -> Rollout:
         observation = self.observation
         action, log_prob = self.policy.act(observation, self.generator)
-        sent = self.policy.rescale(action).numpy()
+        with torch.no_grad():
+            sent = self.policy.rescale(action).cpu().numpy()
         after, reward, terminated, truncated, info = self.envs.step(sent)
         self.observation = _floats(after)
         done = terminated | truncated
@@ -76,8 +77,12 @@ class Collector:
 
 def _entered(after: Tensor, done: np.ndarray, final: Optional[np.ndarray]) -> Tensor:
     """The state that each environment entered: its last one where the episode ended."""
-    if final is None or not done.any():
+    if not done.any():
         return after
+    if final is None:
+        raise ValueError(
+            "Collector: `envs` must report `final_obs` where an episode ended, got none"
+        )
     entered = after.clone()
     entered[torch.as_tensor(done)] = _floats(np.stack(list(final[done])))
     return entered

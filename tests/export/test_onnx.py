@@ -1,6 +1,9 @@
 """ONNX files compute what was trained, or are not there."""
 
+import copy
+import hashlib
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import torch
 from torch import nn
 
 from compiled_rl import ObservationNormalizer, Policy, ValueHead
-from compiled_rl.export import ExportError, OnnxModel, to_onnx
+from compiled_rl.export import ExportError, OnnxModel, to_onnx, verify
 from compiled_rl.export import onnx as to_onnx_module
 from compiled_rl.functional import gae, linear_recurrence
 from compiled_rl.modules import (
@@ -75,8 +78,6 @@ def test_the_contract_is_beside_the_file_and_in_it(tmp_path):
     assert left_in(tmp_path) == ["policy.contract.json", "policy.onnx"]
     beside = json.loads((tmp_path / "policy.contract.json").read_text())
     inside = OnnxModel(tmp_path / "policy.onnx").contract
-    import hashlib
-
     assert beside.pop("sha256") == hashlib.sha256(report.path.read_bytes()).hexdigest()
     assert beside == inside
     assert inside["inputs"] == [{"name": "observation", "dtype": "float32", "shape": ["batch", 4]}]
@@ -167,6 +168,12 @@ class Counts(nn.Module):
         return x + self.count
 
 
+class Replaces(Counts):
+    def forward(self, x):
+        self.count = self.count + 1
+        return x + (self.count > 20)
+
+
 def dependent(x):
     return x * 2 if x.sum() > 0 else x
 
@@ -174,7 +181,28 @@ def dependent(x):
 def failures():
     x = torch.randn(2, 4)
     return {
-        "a buffer that changes": (Counts(), x, {}, "must not change its buffers"),
+        "a buffer that changes": (
+            Counts(),
+            x,
+            {},
+            "Counts must not change its own tensors, got changes of .*count",
+        ),
+        "a buffer that is replaced": (
+            Replaces(),
+            x,
+            {},
+            "Replaces must not change its own tensors",
+        ),
+        "a single string": (torch.relu, x, {"dynamic": "batch"}, "`dynamic` must be a sequence of"),
+        "no name for an input": (torch.tanh, x, {}, "tanh does not tell its inputs' names"),
+        "no tensor returned": (lambda x: None, x, {}, "must return tensors, got a NoneType"),
+        "another input's name": (lambda x: x, {"y": x}, {}, r"could not be called with \['y'\]"),
+        "nothing finite": (
+            lambda x: (-x.square() - 1).sqrt(),
+            x,
+            {},
+            "must have a finite value to be verified",
+        ),
         "a branch on data": (dependent, x, {}, "dependent could not be exported"),
         "an operator without a conversion": (
             lambda x: torch.special.i0e(x),
@@ -182,7 +210,12 @@ def failures():
             {},
             "could not be exported",
         ),
-        "another suffix": (torch.relu, x, {"name": "f.pt"}, "`path` must end in .onnx, got f.pt"),
+        "another suffix": (
+            torch.relu,
+            x,
+            {"name": "f.pt"},
+            "`path` must be a file that ends in .onnx, got .*f.pt",
+        ),
         "too many tensors": (lambda x: x, (x, x), {}, "`example` has 2 tensors"),
         "no tensor": (lambda x: x, {"x": 1.0}, {}, "`example` must hold tensors, got a float"),
         "too many names": (
@@ -199,9 +232,12 @@ def failures():
 def test_a_failure_leaves_nothing(what, tmp_path):
     target, example, options, sentence = failures()[what]
     name = options.pop("name", "f.onnx")
+    state = copy.deepcopy(target.state_dict()) if isinstance(target, nn.Module) else {}
     with pytest.raises(ExportError, match=sentence):
-        to_onnx(target, example, tmp_path / name, **options)
+        to_onnx(target, example, tmp_path / "new" / "folder" / name, **options)
     assert left_in(tmp_path) == []
+    if state:
+        torch.testing.assert_close(target.state_dict(), state, rtol=0, atol=0)
 
 
 def test_a_wrong_file_is_found_out_and_the_older_one_stays(tmp_path, monkeypatch):
@@ -225,6 +261,130 @@ def test_a_wrong_file_is_found_out_and_the_older_one_stays(tmp_path, monkeypatch
     assert left_in(tmp_path) == ["f.contract.json", "f.onnx"]
 
 
+def two_outputs(x):
+    return {"a": x * 2.0, "b": x * 3.0}
+
+
+def corrupt(model, output: str, change) -> None:
+    """Put ``change``'s node between the graph and one of its outputs."""
+    for node in model.graph.node:
+        node.output[:] = [f"{name}_raw" if name == output else name for name in node.output]
+    model.graph.node.append(change(f"{output}_raw", output))
+
+
+@pytest.mark.parametrize(
+    ("output", "change", "sentence"),
+    [
+        (
+            "b",
+            lambda a, b: onnx.helper.make_node("Relu", [a], [b]),
+            "`b` at .* must equal eager's to 1e-05",
+        ),
+        (
+            "a",
+            lambda a, b: onnx.helper.make_node("Unsqueeze", [a, "axes"], [b]),
+            "`a` at .* must be float32 of shape",
+        ),
+    ],
+    ids=["another value", "another shape"],
+)
+def test_every_output_is_compared_by_value_and_shape(
+    output, change, sentence, tmp_path, monkeypatch
+):
+    translate = to_onnx_module._translate
+
+    def wrong(*arguments):
+        model = translate(*arguments)
+        axes = onnx.numpy_helper.from_array(np.array([0]), "axes")
+        model.graph.initializer.append(axes)
+        corrupt(model, output, change)
+        for x in model.graph.output:
+            x.type.tensor_type.ClearField("shape")
+        return model
+
+    monkeypatch.setattr(to_onnx_module, "_translate", wrong)
+    with pytest.raises(ExportError, match=sentence):
+        to_onnx(two_outputs, torch.randn(2, 4), tmp_path / "f.onnx")
+    assert left_in(tmp_path) == []
+
+
+def test_small_outputs_are_held_to_their_own_size(tmp_path, monkeypatch):
+    def wrong(*arguments):
+        model = translate(*arguments)
+        for tensor in model.graph.initializer:
+            value = 1.5 * onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), tensor.name))
+        return model
+
+    translate = to_onnx_module._translate
+    monkeypatch.setattr(to_onnx_module, "_translate", wrong)
+    with pytest.raises(ExportError, match="must equal eager's"):
+        to_onnx(lambda x: x * 1e-6, torch.randn(2, 4), tmp_path / "f.onnx")
+
+
+def test_what_verification_draws():
+    generator = torch.Generator().manual_seed(0)
+    for example in (torch.rand(50) + 2, torch.rand(50), torch.rand(50) * 255):
+        drawn = verify._fresh(example, [200], generator)
+        assert drawn.min() >= example.min()
+        assert drawn.max() <= example.max()
+        assert drawn.std() > 0.1 * example.std()
+    assert verify._fresh(torch.zeros(3), [200], generator).std() > 0.5
+    assert set(verify._fresh(torch.tensor([2, 4]), [200], generator).tolist()) == {2, 3, 4}
+    assert verify._fresh(torch.tensor([True]), [200], generator).dtype == torch.bool
+
+
+def test_three_axes_may_change(tmp_path):
+    report = to_onnx(lambda x: x * 2, torch.randn(2, 3, 4), tmp_path / "f.onnx", ("a", "b", "c"))
+    assert [tuple(check.sizes.values()) for check in report.checks] == [
+        (1, 23, 5),
+        (3, 1, 2),
+        (64, 7, 1),
+    ]
+
+
+@pytest.mark.parametrize("held", ["partial", "bound", "closure"])
+def test_a_module_inside_a_function_is_put_in_eval_mode(held, tmp_path):
+    module = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    target = {
+        "partial": partial(module),
+        "bound": module.forward,
+        "closure": lambda input: module(input),
+    }[held]
+    before = copy.deepcopy(module.state_dict())
+    to_onnx(target, {"input": torch.randn(2, 4)}, tmp_path / "f.onnx")
+    assert module.training
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+
+def test_float64_is_not_taken_through_float32(tmp_path):
+    inputs = {
+        name: x.double() if x.is_floating_point() else x for name, x in sequence(3, 50).items()
+    }
+    bound = partial(gae, gamma=0.99, lmbda=0.95)
+    report = to_onnx(bound, inputs, tmp_path / "gae.onnx", ("batch", "time"))
+    assert report.max_error < 1e-12
+    with pytest.raises(ExportError, match="must equal eager's to 1e-11"):
+        to_onnx(lambda x: x * 0.99, torch.randn(2, 3).double(), tmp_path / "f.onnx")
+
+
+def test_an_interrupt_between_the_two_names_leaves_no_other_files_contract(tmp_path, monkeypatch):
+    path, replace, calls = tmp_path / "f.onnx", os.replace, []
+    to_onnx(lambda x: x + 1, torch.randn(2, 4), path)
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace(*arguments)
+
+    monkeypatch.setattr(to_onnx_module.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        to_onnx(lambda x: x + 2, torch.randn(2, 4), path)
+    assert left_in(tmp_path) == ["f.onnx"]
+    assert OnnxModel(path)(x=np.zeros((1, 4), np.float32))["output"].max() == 2
+
+
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -239,5 +399,12 @@ def test_the_runtime_names_its_inputs(tmp_path):
     to_onnx(lambda x: x + 1, torch.randn(2, 4), tmp_path / "f.onnx")
     with pytest.raises(ValueError, match=r"the inputs are \['x'\], got \['y'\]"):
         OnnxModel(tmp_path / "f.onnx")(y=np.zeros((1, 4), np.float32))
+    with pytest.raises(ValueError, match=r"`x` must be a float32 array of shape .*, got float64"):
+        OnnxModel(tmp_path / "f.onnx")(x=np.zeros((1, 4)))
+    with pytest.raises(ValueError, match=r"`x` must be a float32 array .* of shape \[1, 3\]"):
+        OnnxModel(tmp_path / "f.onnx")(x=np.zeros((1, 3), np.float32))
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"broken.onnx is not a model that can be run"):
+        OnnxModel(tmp_path / "broken.onnx")
     with pytest.raises(FileNotFoundError, match="`path` must be a file"):
         OnnxModel(tmp_path / "none.onnx")

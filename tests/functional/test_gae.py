@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from compiled_rl.functional import gae, linear_recurrence
@@ -204,3 +205,5 @@ def test_forward_mode_is_refused_rather_than_dropped():
     inputs = rollout(3, 7)
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.func.jvp(lambda v: loss_of(v, inputs), (inputs[1],), (inputs[1],))
+    with forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError)):
+        loss_of(forward_ad.make_dual(inputs[1], inputs[1]), inputs)

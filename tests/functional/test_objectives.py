@@ -118,7 +118,27 @@ def test_nothing_valid_is_zero_not_nan():
     assert F.reduce(x, mask).item() == 0
     assert F.variance(x, mask).item() == 0
     assert F.effective_sample_size(x, mask).item() == 0
+    assert F.effective_sample_size(x[:0]).item() == 0
     assert (F.standardize(x, mask) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_counted_and_summed_in_float32(dtype):
+    x = torch.randn(70_000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mask = torch.arange(70_000) % 3 > 0
+    for reduced, expected in (
+        (F.reduce(x + 1), (x + 1).float().mean()),
+        (F.reduce(x + 1, mask), (x + 1)[mask].float().mean()),
+        (F.variance(x), x.float().var(correction=0)),
+        (F.effective_sample_size(x, mask), F.effective_sample_size(x[mask].float())),
+    ):
+        assert reduced.dtype == dtype
+        torch.testing.assert_close(reduced.float(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_masked_ratios_far_from_one_keep_their_effective_sample_size():
+    log_ratio, mask = torch.tensor([-200.0, -200.0, 0.0]), torch.tensor([True, True, False])
+    assert F.effective_sample_size(log_ratio, mask).item() == pytest.approx(1)
 
 
 def test_a_single_element_is_not_standardized():
@@ -143,6 +163,10 @@ def test_a_single_element_is_not_standardized():
         (
             lambda x: F.reduce(x, torch.ones(4)),
             "reduce: `mask` must be torch.bool, got torch.float32",
+        ),
+        (
+            lambda x: F.categorical_log_prob(x > 0, torch.zeros(4, 3)),
+            "`action` as indices must be of an integer dtype, got torch.bool",
         ),
         (
             lambda x: F.categorical_log_prob(x, torch.zeros(4, 3)),

@@ -10,6 +10,7 @@ from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
+    TensorDictSequential,
 )
 from torch import nn
 from torchrl.modules import IndependentNormal
@@ -255,14 +256,43 @@ def test_nothing_under_the_mask_is_read(key, trailing, estimated):
 
 
 def test_a_masked_loss_is_the_loss_of_what_is_valid():
-    loss = make(normalize_advantage=True)
+    loss = make(normalize_advantage=True, clip_value=0.5)
     data = make_data(loss.actor_network, (20,))
     mask = torch.rand(20) < 0.5
+    data["action_log_prob"][~mask] -= 3  # the largest ratios are not valid
+    data["state_value"][~mask] += 10  # nor are the largest moves
     valid = loss(data[mask])
     data["shifted_valid"] = mask
     masked = loss(data)
     for name in masked.keys():
         torch.testing.assert_close(masked[name], valid[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_that_was_asked_for_must_be_there():
+    loss = make(loss_mask_key="mask")
+    data = make_data(loss.actor_network, (5,))
+    with pytest.raises(KeyError, match="the mask 'mask' was not found; the keys are"):
+        loss(data)
+
+
+def test_a_nested_mapping_is_read_as_a_tensordict_is():
+    loss = make()
+    data = make_data(loss.actor_network, (5, 4))
+    data["collector"] = {"mask": torch.rand(5, 4) < 0.5}
+    nested = {name: x.to_dict() if name in ("next", "collector") else x for name, x in data.items()}
+    assert torch.equal(total(loss(nested)), total(loss(data)))
+    del nested["advantage"]
+    assert torch.equal(total(loss(nested)), total(loss(without(data, "advantage"))))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_empty_batch_has_no_loss(compiled):
+    loss = make(clip_value=0.2)
+    data = make_data(loss.actor_network, (5,))[:0]
+    run = torch.compile(loss, fullgraph=True, backend="aot_eager") if compiled else loss
+    outputs = run(data)
+    assert all(x.isfinite().all() for x in outputs.values())
+    assert total(outputs) == 0
 
 
 def test_masks_are_joined_and_a_shorter_one_is_expanded():
@@ -449,7 +479,7 @@ def bad_calls():
         "a log-probability with a trailing axis": (
             {"action_log_prob": x},
             ValueError,
-            r"must",
+            r"`sample_log_prob` must have the shape of `log_prob`, got \[4, 1\] and \[4\]",
         ),
         "no action": ({"action": None}, KeyError, "the key 'action' for `action` was not found"),
         "no log-probability": (
@@ -481,6 +511,16 @@ def bad_calls():
             {"shifted_valid": torch.ones(5, dtype=torch.bool)},
             ValueError,
             r"the mask 'shifted_valid' must be of shape \[4\] or \[4, 1\], got \[5\]",
+        ),
+        "a number": (
+            {"advantage": 1.0},
+            TypeError,
+            "`advantage` must be a tensor, got a float",
+        ),
+        "no termination": (
+            {"advantage": None, "next_terminated": None},
+            KeyError,
+            "for `terminated` was not found, needed to compute the missing `advantage`",
         ),
         "an unknown keyword": (
             {"advantages": x},
@@ -559,6 +599,87 @@ def test_clip_value_needs_the_old_value():
     data = without(make_data(loss.actor_network, (4,)), "state_value")
     with pytest.raises(KeyError, match="'state_value' for `value` was not found, needed for `clip"):
         loss(data)
+
+
+def test_keys_that_cannot_be_set_change_nothing():
+    actor, critic = plain_networks("normal")
+    loss = ClipPPOLoss(*tensordict_networks(actor, critic))
+    data = make_data(actor, (4,))
+    expected, before = total(loss(data)), dict(loss.tensor_keys)
+    with pytest.raises(KeyError, match="the key 'v' for `value` must be an output of the critic"):
+        loss.set_keys(advantage="a", value="v")
+    for wrong in (3, ["a", "b"], ("a", 1)):
+        with pytest.raises(TypeError, match="the key of `advantage` must be a string or a tuple"):
+            loss.set_keys(advantage=wrong)
+    assert loss.tensor_keys == before
+    assert torch.equal(total(loss(data)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("actor_network", nn.Identity()),
+        ("critic_network", mlp(1)),
+        ("reduction", "sum"),
+        ("entropy_bonus", False),
+        ("critic_coeff", None),
+        ("clip_value", 0.3),
+    ],
+)
+def test_what_is_fixed_at_construction_says_so(name, value):
+    loss = make()
+    with pytest.raises(AttributeError, match=f"`{name}` is (fixed|given or None)"):
+        setattr(loss, name, value)
+
+
+def test_the_old_value_is_the_stored_one_when_the_advantage_is_computed():
+    loss = make(clip_value=0.01, reduction="none", loss_critic_type="l2")
+    data = without(make_data(loss.actor_network, (4, 3)), "advantage", "value_target")
+    assert loss(data)["value_clip_fraction"] > 0
+    with pytest.raises(KeyError, match="'state_value' for `value` was not found, needed for `clip"):
+        loss(without(data, "state_value"))
+
+
+def test_a_family_reads_its_parameters_by_name():
+    actor, critic = plain_networks("normal")
+    swapped = ProbabilisticTensorDictSequential(
+        TensorDictModule(actor.network, ["observation"], ["loc", "scale"]),
+        ProbabilisticTensorDictModule(
+            {"scale": "scale", "loc": "loc"}, ["action"], distribution_class=IndependentNormal
+        ),
+    )
+    data = make_data(actor, (4,))
+    assert torch.equal(total(ClipPPOLoss(swapped, critic)(data)), total(make()(data)))
+
+
+def refused_networks():
+    actor, critic = plain_networks("normal")
+    hooked = TensorDictModule(critic, ["observation"], ["state_value"])
+    hooked.register_forward_hook(lambda *_: None)
+    partial = TensorDictSequential(
+        TensorDictModule(critic, ["observation"], ["state_value"]), partial_tolerant=True
+    )
+    bounded = ProbabilisticTensorDictSequential(
+        TensorDictModule(actor.network, ["observation"], ["loc", "scale"]),
+        ProbabilisticTensorDictModule(
+            ["loc", "scale"],
+            ["action"],
+            distribution_class=IndependentNormal,
+            distribution_kwargs={"tanh_loc": True},
+        ),
+    )
+    return [
+        (actor, hooked, "TensorDictModule has no plain form: its forward is overridden or hooked"),
+        (actor, partial, "TensorDictSequential has no plain form: it is partial_tolerant"),
+        (bounded, critic, r"without arguments of its own, got distribution_kwargs \['tanh_loc'\]"),
+        (actor, torch.tanh, "`critic_network` must be an nn.Module or None, got builtin"),
+    ]
+
+
+@pytest.mark.parametrize(("actor", "critic", "sentence"), refused_networks())
+def test_networks_without_a_plain_form(actor, critic, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        ClipPPOLoss(actor, critic)
 
 
 def test_keys_can_be_set():

@@ -6,7 +6,7 @@ from torch import nn
 from torchrl.modules import IndependentNormal
 from torchrl.modules import OneHotCategorical as TorchRLOneHotCategorical
 
-from compiled_rl import ObservationNormalizer, Policy, ValueHead
+from compiled_rl import GAE, ObservationNormalizer, Policy, ValueHead
 from compiled_rl.modules import (
     ActionRescaler,
     Categorical,
@@ -82,7 +82,10 @@ def test_the_deployed_action_is_rescaled_and_the_stored_one_is_not():
     nn.init.constant_(policy.network[0].weight, 0)
     policy.network[0].bias.data = torch.tensor([0.5, 3.0])
     torch.testing.assert_close(policy(torch.zeros(1, 4)), torch.tensor([[1.0, 10.0]]))
-    assert (policy.act(torch.zeros(1000, 4)).action > 1).any()
+    action, log_prob = policy.act(torch.zeros(1000, 4))
+    assert (action > 1).any()
+    expected = policy.family.log_prob(policy.params(torch.zeros(1000, 4)), action)
+    torch.testing.assert_close(log_prob, expected.detach())
 
 
 @pytest.mark.parametrize("bounds", [([0.0], [0.0]), ([0.0], [1.0, 2.0]), ([0.0], [torch.inf])])
@@ -109,6 +112,20 @@ def test_a_zero_output_is_a_scale_of_one():
     torch.testing.assert_close(scale, torch.ones(1, 1))
     with pytest.raises(ValueError, match=r"must have an even last axis, got \[1, 3\]"):
         StateDependentScale()(torch.zeros(1, 3))
+
+
+def test_heads_and_normalizers_refuse_what_would_broadcast():
+    with pytest.raises(ValueError, match=r"`loc` must end in \[1\], got \[2, 3\]"):
+        StateIndependentScale(1)(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="`initial_scale` must be positive, got -1"):
+        StateIndependentScale(1, -1.0)
+    with pytest.raises(ValueError, match=r"`observation` must end in \[3\], got \[2, 1\]"):
+        ObservationNormalizer(3)(torch.zeros(2, 1))
+
+
+def test_a_discount_beyond_one_is_refused():
+    with pytest.raises(ValueError, match=r"GAE: `gamma` must be in \[0, 1\], got 2"):
+        GAE(gamma=2.0)
 
 
 def test_a_value_head_has_no_trailing_axis():

@@ -10,7 +10,7 @@ from torch import nn
 
 from compiled_rl import ClipPPOLoss, Policy
 from compiled_rl.functional import gae
-from compiled_rl.modules import Categorical
+from compiled_rl.modules import ActionRescaler, Categorical, Normal, StateIndependentScale
 from compiled_rl.training import Collector
 
 LIMIT, FAILURE = 3, 5
@@ -85,6 +85,66 @@ def test_the_loss_makes_the_same_of_a_rollout():
     targets = torch.tensor([1 + 0.9 * (1 + 0.9 * last), 1 + 0.9 * last, last])
     expected = (targets - torch.arange(3.0)).expand(2, 3)
     torch.testing.assert_close(loss(columns)["loss_critic"], expected)
+
+
+class Recorder(Counter):
+    """Takes a continuous action and keeps what it was sent; ends after ``length`` steps."""
+
+    action_space = gym.spaces.Box(-2.0, 6.0, (1,), np.float32)
+
+    def __init__(self, length: int):
+        self.length = length
+        self.sent = []
+
+    def step(self, action):
+        self.sent.append(action.copy())
+        observation, reward, _, _, info = super().step(action)
+        return observation + 10 * self.length, reward, self.count >= self.length, False, info
+
+
+def test_what_is_sent_is_rescaled_and_what_is_stored_is_not():
+    envs = SyncVectorEnv([lambda: Recorder(2)], autoreset_mode=AutoresetMode.SAME_STEP)
+    rescale = ActionRescaler(torch.tensor([-2.0]), torch.tensor([6.0]))
+    network = nn.Sequential(nn.Linear(1, 1), StateIndependentScale(1))
+    policy = Policy(network, Normal, rescale)
+    rollout = Collector(envs, policy).collect(30)
+    sent = torch.tensor(np.stack(envs.envs[0].sent))
+    torch.testing.assert_close(sent, rescale(rollout["action"]).squeeze(1))
+    assert not torch.allclose(sent, rollout["action"].squeeze(1))
+    params = policy.params(rollout["observation"])
+    expected = policy.family.log_prob(params, rollout["action"]).detach()
+    torch.testing.assert_close(rollout["action_log_prob"], expected)
+
+
+def test_every_environment_has_its_own_last_state():
+    lengths = (2, 4)
+    envs = SyncVectorEnv(
+        [lambda n=n: Recorder(n) for n in lengths],
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        copy=False,  # its buffers are reused
+    )
+    network = nn.Sequential(nn.Linear(1, 1), StateIndependentScale(1))
+    rollout = Collector(envs, Policy(network, Normal)).collect(8)
+    after, done = rollout["next_observation"].squeeze(-1), rollout["next_done"]
+    for k, n in enumerate(lengths):
+        assert done[:, k].tolist() == [t % n == 0 for t in range(1, 9)]
+        assert after[:, k].tolist() == [10 * n + (t % n or n) for t in range(1, 9)]
+
+
+def test_a_failure_at_the_time_limit_is_a_failure():
+    rollout = Collector(counters(FAILURE), make_policy()).collect(FAILURE)
+    assert rollout["next_terminated"][-1].all()
+
+
+def test_an_environment_that_hides_the_last_state_is_refused():
+    class Hides(SyncVectorEnv):
+        def step(self, actions):
+            *rest, _ = super().step(actions)
+            return *rest, {}
+
+    envs = Hides([Counter], autoreset_mode=AutoresetMode.SAME_STEP)
+    with pytest.raises(ValueError, match="`envs` must report `final_obs`"):
+        Collector(envs, make_policy()).collect(FAILURE)
 
 
 def test_stored_actions_are_worth_what_was_stored():
