@@ -51,8 +51,7 @@ def largest(x: Tensor, mask: Optional[Tensor], least: float) -> Tensor:
     """The largest valid element, or ``least``, which none is below, if there is none."""
     if mask is not None:
         x = torch.where(mask, x, torch.full_like(x, least))
-    bound = torch.full([1], least, dtype=x.dtype, device=x.device)
-    return torch.cat([x.flatten(), bound]).max()
+    return torch.nn.functional.pad(x.flatten(), [0, 1], value=least).max()
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from compiled_rl.training.optimisers import Optimiser, OptimiserState, Tensors
 
 # Guards on a library's functions, classes and modules notice only that one was patched; without
 # them a call at batch 256 is an eighth faster. Those on a user's stay.
-_DEFINITIONS = ("CLOSURE_MATCH", "BUILTIN_MATCH", "CLASS_MATCH", "MODULE_MATCH")
+_DEFINITIONS = ("CLOSURE_MATCH", "BUILTIN_MATCH", "CLASS_MATCH", "MODULE_MATCH", "DUPLICATE_INPUT")
 _LIBRARIES = ("torch_dot_", "compiled_rl_dot_")
 # Inductor's own tanh and random numbers are several times slower than ATen's on CPU.
 _CPU_OPTIONS: dict[str, Any] = {"cpp.use_decompose_tanh": True, "fallback_random": True}
