@@ -124,7 +124,8 @@ def at_rest(target: Target) -> Iterator[None]:
         for module, was in zip(modules, training, strict=True):
             module.training = was
         for module, name, x, value in buffers:
-            setattr(module, name, x.copy_(value))
+            if not _same(_state(module).get(name), x, value):
+                setattr(module, name, x.copy_(value))
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

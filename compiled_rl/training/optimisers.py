@@ -51,7 +51,12 @@ class Optimiser:
         self._groups = [_names_of(group, names) for group in optimizer.param_groups]
         self._options = [_options_of(group) for group in optimizer.param_groups]
         members = [p for group in optimizer.param_groups for p in group["params"]]
-        self.params = {names[p]: p for p in members if p.requires_grad}
+        self._members = {names[p]: p for p in members}
+
+    @property
+    def params(self) -> Tensors:
+        """The parameters that may move: those that are not frozen now."""
+        return {name: p for name, p in self._members.items() if p.requires_grad}
 
     def state(self) -> OptimiserState:
         """The optimiser's own tensors, made now if it has taken no step yet.

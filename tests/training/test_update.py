@@ -171,9 +171,16 @@ def test_frozen_parameters_do_not_move(mode, counted):
     loss, _, step = make("adam", mode=mode)
     frozen = loss.critic_network[0].weight.requires_grad_(False)
     before, step = frozen.clone(), UpdateStep(loss, torch.optim.Adam(loss.parameters()), mode=mode)
-    step(make_data(loss.actor_network, (8,)))
+    data = make_data(loss.actor_network, (8,))
+    step(data)
     assert torch.equal(frozen, before)
     assert not frozen.requires_grad
+    frozen.requires_grad_()
+    step(data)
+    assert not torch.equal(frozen, before)
+    before = frozen.requires_grad_(False).clone()
+    step(data)
+    assert torch.equal(frozen, before)
 
 
 def test_nothing_moves_without_a_gradient():
