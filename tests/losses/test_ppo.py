@@ -13,7 +13,14 @@ from tensordict.nn import (
     TensorDictSequential,
 )
 from torch import nn
-from torchrl.modules import IndependentNormal
+from torchrl.modules import (
+    ActorValueOperator,
+    IndependentNormal,
+    OneHotCategorical,
+    ProbabilisticActor,
+    SafeModule,
+    ValueOperator,
+)
 from torchrl.objectives import ClipPPOLoss as TorchRLClipPPOLoss
 
 from compiled_rl import ClipPPOLoss, Policy, ValueHead
@@ -155,6 +162,26 @@ def test_a_head_on_what_the_actor_computed():
     total(loss(make_data(plain_networks("normal")[0], (5,)))).backward()
     assert calls == [1]
     assert all(p.grad is not None for p in loss.parameters())
+
+
+def test_the_wrappers_of_torchrl_are_plain():
+    common = SafeModule(nn.Linear(OBSERVATION, 6), in_keys=["observation"], out_keys=["hidden"])
+    head = SafeModule(nn.Linear(6, ACTION), in_keys=["hidden"], out_keys=["logits"])
+    operator = ActorValueOperator(
+        common,
+        ProbabilisticActor(
+            head, in_keys=["logits"], distribution_class=OneHotCategorical, return_log_prob=True
+        ),
+        ValueOperator(nn.Linear(6, 1), in_keys=["hidden"]),
+    )
+    networks = operator.get_policy_operator(), operator.get_value_operator()
+    data = make_data(plain_networks("categorical")[0], (5,))
+    with torch.no_grad():
+        networks[0](data)
+    data["action_log_prob"] += 0.3 * torch.randn(5)
+    mine, expected = ClipPPOLoss(*networks)(data), TorchRLClipPPOLoss(*networks)(data)
+    for name in (*LOSSES, "kl_approx", "clip_fraction"):
+        torch.testing.assert_close(mine[name], expected[name])
 
 
 # ---- parity --------------------------------------------------------------------------------------
