@@ -154,13 +154,13 @@ def _translate(
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
+            assert exported is not None
+            _strip(exported.model)
+            model = exported.model_proto
+            onnx.checker.check_model(model, full_check=True)
         except Exception as error:
             name = name_of(explicit.target)
             raise ExportError(f"to_onnx: {name} could not be exported: {_why(error)}") from error
-    assert exported is not None
-    _strip(exported.model)
-    model = exported.model_proto
-    onnx.checker.check_model(model, full_check=True)
     return model
 
 

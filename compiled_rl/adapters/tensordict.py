@@ -10,9 +10,7 @@ from tensordict.nn import (
 )
 from torch import Tensor, nn
 
-from compiled_rl.adapters.fields import Key
-
-Step = tuple[nn.Module, tuple[Key, ...], tuple[Key, ...]]
+from compiled_rl.adapters.plain import Step
 
 
 def to_tensordict(tensors: dict[str, Tensor]) -> Any:

@@ -123,9 +123,12 @@ class LossModule(CoefficientModule):
     def set_keys(self, **keys: Optional[Key]) -> None:
         """Say under which keys the inputs are found; None restores a default.
 
-        ``reward``, ``done`` and ``terminated`` are read under ``"next"`` whatever their key.
+        What is read under ``"next"`` by default (``reward``, ``done``, ``terminated``) is read
+        there whatever its key. A refusal changes nothing.
 
         Raises:
+            KeyError: the critic has no output of the key given for ``value``.
+            TypeError: a key is neither a string nor a tuple of strings.
             ValueError: a name is not an input of this loss.
         """
         for name in keys:
@@ -145,12 +148,14 @@ class LossModule(CoefficientModule):
     def _key(self, name: str, key: Optional[Key]) -> Key:
         if key is None:
             return self.default_keys[name]
-        if not (isinstance(key, str) or (isinstance(key, tuple) and all_strings(key))):
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, str) for part in parts):
             raise TypeError(
                 f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
                 f"got {key!r}"
             )
-        return in_next(key) if name in ("reward", "done", "terminated") else key
+        default = self.default_keys[name]
+        return in_next(key) if isinstance(default, tuple) and default[0] == "next" else key
 
     def forward(self, tensordict: Any = None, **tensors: Tensor) -> Any:
         """The outputs, in the form in which the inputs came.
@@ -233,11 +238,6 @@ class LossModule(CoefficientModule):
                 f"got {list(mask.shape)}"
             )
         return mask[(...,) + (None,) * (len(batch) - mask.dim())].expand(batch)
-
-
-def all_strings(key: tuple[Any, ...]) -> bool:
-    """Whether every part of a nested key is a string."""
-    return all(isinstance(part, str) for part in key)
 
 
 def select_valid(data: Data, mask: Optional[Tensor]) -> Data:

@@ -55,6 +55,7 @@ def make_update(
         batch: Data,
         noise: Data,
     ) -> tuple[Tensors, OptimiserState, Tensors, Tensors]:
+        """The new parameters, state and targets, and the metrics."""
         outputs, grads = _value_and_grad(loss, params, targets, {**batch, **noise})
         with torch.no_grad():
             norm = _global_norm(grads)
@@ -115,6 +116,12 @@ class UpdateStep:
 
         Returns:
             The loss's outputs and ``grad_norm`` by name, detached.
+
+        Raises:
+            RuntimeError: a submodule or a parameter was replaced since the step was made.
+            ValueError: an option of the optimiser other than its learning rate has changed.
+            KeyError, RuntimeError, TypeError, ValueError: what the loss says of the data; nothing
+                has moved then.
         """
         data = read(self.loss.name, self.loss.in_keys, batch, tensors)
         self._check_fresh()

@@ -308,6 +308,18 @@ def test_every_output_is_compared_by_value_and_shape(
     assert left_in(tmp_path) == []
 
 
+def test_a_model_that_breaks_the_standard_is_refused(tmp_path, monkeypatch):
+    """A graph without a name: the checker alone sees it."""
+
+    def unnamed(model):
+        model.graph.name = ""
+
+    monkeypatch.setattr(to_onnx_module, "_strip", unnamed)
+    with pytest.raises(ExportError, match=r"could not be exported: .*name"):
+        to_onnx(two_outputs, torch.randn(2, 4), tmp_path / "f.onnx")
+    assert left_in(tmp_path) == []
+
+
 def test_small_outputs_are_held_to_their_own_size(tmp_path, monkeypatch):
     def wrong(*arguments):
         model = translate(*arguments)
