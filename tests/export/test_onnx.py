@@ -320,6 +320,23 @@ def test_a_model_that_breaks_the_standard_is_refused(tmp_path, monkeypatch):
     assert left_in(tmp_path) == []
 
 
+def test_the_example_itself_is_compared(tmp_path, monkeypatch):
+    """Standard normal inputs never reach the values at which this file is wrong."""
+    translate = to_onnx_module._translate
+
+    def wrong(*arguments):
+        model = translate(*arguments)
+        for name, value in (("low", -50.0), ("high", 50.0)):
+            tensor = onnx.numpy_helper.from_array(np.float32(value), name)
+            model.graph.initializer.append(tensor)
+        corrupt(model, "b", lambda a, b: onnx.helper.make_node("Clip", [a, "low", "high"], [b]))
+        return model
+
+    monkeypatch.setattr(to_onnx_module, "_translate", wrong)
+    with pytest.raises(ExportError, match=r"`b` at .*the example.* must equal eager's"):
+        to_onnx(two_outputs, torch.tensor([[-100.0], [100.0]]), tmp_path / "f.onnx")
+
+
 def test_small_outputs_are_held_to_their_own_size(tmp_path, monkeypatch):
     def wrong(*arguments):
         model = translate(*arguments)

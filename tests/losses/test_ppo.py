@@ -25,7 +25,8 @@ from torchrl.objectives import ClipPPOLoss as TorchRLClipPPOLoss
 
 from compiled_rl import ClipPPOLoss, Policy, ValueHead
 from compiled_rl.adapters import dispatch
-from compiled_rl.modules import Categorical, StateIndependentScale
+from compiled_rl.functional import gae
+from compiled_rl.modules import Categorical, Normal, StateIndependentScale
 from compiled_rl.testing import count_graphs
 from tests.losses.networks import (
     ACTION,
@@ -293,6 +294,37 @@ def test_a_masked_loss_is_the_loss_of_what_is_valid():
     masked = loss(data)
     for name in masked.keys():
         torch.testing.assert_close(masked[name], valid[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_masked_step_cuts_the_trace_of_the_estimator():
+    loss = make(reduction="none", loss_critic_type="l1", loss_mask_key="mask")
+    data = without(make_data(loss.actor_network, (6, 5)), "advantage", "value_target")
+    mask = data["mask"] = torch.rand(6, 5) < 0.7
+    critic, following = loss.critic_network, data["next"]
+    columns = [following["reward"], critic(data["observation"]), critic(following["observation"])]
+    flags = [following["terminated"], following["done"]]
+    inputs = [x.detach().squeeze(-1) for x in (*columns, *flags)]
+    target = gae(*inputs, mask=mask).value_target
+    expected = torch.where(mask, (inputs[1] - target).abs(), 0)
+    assert not mask.all()
+    torch.testing.assert_close(loss(data)["loss_critic"], expected)
+
+
+def test_the_largest_ratio_is_that_of_a_valid_step():
+    """What replaces a masked step, an action of zero, would be e^11 times as likely as recorded."""
+    network = nn.Sequential(nn.Linear(OBSERVATION, ACTION), StateIndependentScale(ACTION, 0.01))
+    nn.init.zeros_(network[0].bias)
+    policy = Policy(network, Normal)
+    observation, mask = torch.randn(5, OBSERVATION), torch.tensor([True, True, False, True, True])
+    action, log_prob = policy.act(observation)
+    outputs = ClipPPOLoss(policy)(
+        observation=observation,
+        action=action,
+        action_log_prob=log_prob,
+        advantage=torch.randn(5),
+        shifted_valid=mask,
+    )
+    assert outputs.max_ratio.item() == pytest.approx(1, abs=1e-3)
 
 
 def test_a_mask_that_was_asked_for_must_be_there():
