@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from compiled_rl.functional.scalars import as_scalar, where_valid
-from compiled_rl.kernels import fusable, fused_gae, linear_recurrence
-from compiled_rl.kernels.checks import check_gae
+from compiled_rl.kernels import fusable, fused, linear_recurrence
+from compiled_rl.kernels.checks import check_coefficient, check_steps
 
 
 class AdvantageOutput(NamedTuple):
@@ -55,15 +55,15 @@ def gae(
 
     Reference: Schulman et al. 2015, arXiv:1506.02438, eq. 16.
     """
-    discount = as_scalar(gamma, reward)
-    trace_decay = as_scalar(lmbda, reward)
     if not torch.jit.is_scripting():
-        if fusable(reward, value, next_value, discount, trace_decay):
-            flags = (terminated, done)
-            scalars = (discount, trace_decay)
-            fused = fused_gae(reward, value, next_value, *flags, *scalars, mask, time_dim)
-            return AdvantageOutput(*fused)
-    check_gae(reward, value, next_value, terminated, done, discount, trace_decay, mask, time_dim)
+        inputs = (reward, value, next_value, terminated, done)
+        if fusable(inputs, (gamma, lmbda), mask):
+            return AdvantageOutput(*fused("gae", inputs, (gamma, lmbda), mask, time_dim))
+    names = ["reward", "value", "next_value", "terminated", "done"]
+    check_steps("gae", names, [reward, value, next_value, terminated, done], mask, time_dim)
+    discount, trace_decay = as_scalar(gamma, reward), as_scalar(lmbda, reward)
+    check_coefficient("gae", "gamma", discount, "reward", reward)
+    check_coefficient("gae", "lmbda", trace_decay, "reward", reward)
     reward, value = where_valid(mask, reward), where_valid(mask, value)
     bootstrap = where_valid(~terminated, where_valid(mask, next_value))
     delta = reward + discount * bootstrap - value

@@ -60,25 +60,43 @@ def check_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> 
     check_like("linear_recurrence", "decay", decay, "x", x)
 
 
-def check_gae(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    done: Tensor,
-    gamma: Tensor,
-    lmbda: Tensor,
-    mask: Optional[Tensor],
-    time_dim: int,
+def check_steps(
+    function: str, names: list[str], tensors: list[Tensor], mask: Optional[Tensor], time_dim: int
 ) -> None:
-    """What the loops of ``gae`` rely on when they read memory."""
-    check_time("gae", "reward", reward, time_dim)
-    check_like("gae", "value", value, "reward", reward)
-    check_like("gae", "next_value", next_value, "reward", reward)
-    check_flag("gae", "terminated", terminated, "reward", reward)
-    check_flag("gae", "done", done, "reward", reward)
-    check_mask("gae", mask, "reward", reward)
-    if gamma.dim() != 0 or lmbda.dim() != 0:
+    """What an estimator's loops rely on when they read memory.
+
+    Flags are known by their names. The first tensor has the shape, dtype and device of all.
+    """
+    name, first = names[0], tensors[0]
+    check_time(function, name, first, time_dim)
+    for k in range(1, len(names)):
+        if names[k] == "terminated" or names[k] == "done":
+            check_flag(function, names[k], tensors[k], name, first)
+        else:
+            check_like(function, names[k], tensors[k], name, first)
+        check_device(function, names[k], tensors[k], name, first)
+    if mask is not None:
+        check_mask(function, mask, name, first)
+        check_device(function, "mask", mask, name, first)
+
+
+def check_device(
+    function: str, name: str, x: Tensor, reference_name: str, reference: Tensor
+) -> None:
+    """Refuse a tensor that is not on the reference's device."""
+    if x.device != reference.device:
         raise ValueError(
-            f"gae: `gamma` and `lmbda` must be 0-d, got {list(gamma.shape)} and {list(lmbda.shape)}"
+            f"{function}: `{name}` must be on the device of `{reference_name}`, "
+            f"got {x.device} and {reference.device}"
+        )
+
+
+def check_coefficient(
+    function: str, name: str, x: Tensor, reference_name: str, reference: Tensor
+) -> None:
+    """Refuse a coefficient that is neither 0-d nor given for each step: nothing broadcasts."""
+    if x.dim() != 0 and x.shape != reference.shape:
+        raise ValueError(
+            f"{function}: `{name}` must be 0-d or have the shape of `{reference_name}`, "
+            f"got {list(x.shape)} and {list(reference.shape)}"
         )

@@ -5,82 +5,83 @@ cost more than the work on a small batch.
 """
 
 import ctypes
+import hashlib
+import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
-from compiled_rl.kernels.doubling import plain_gae, plain_recurrence
+from compiled_rl.kernels.doubling import plain_recurrence
 from compiled_rl.kernels.layout import plan
+from compiled_rl.kernels.table import Kernel
 
-_REALS = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
-# One letter an argument: an address of reals (r) or of bytes (b), a flag (?), a real scalar (s).
-_ARGUMENTS = {"recurrence": "rrr?", "gae": "rrrbbbrr?ss"}
 # Machine code lives as long as the object that it was compiled into.
 _machine_code: list[object] = []
 
 
 def linear_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
     """The operator ``compiled_rl::linear_recurrence`` on CPU."""
-    loops = _loops("recurrence", x.dtype)
-    if loops is None:
+    if not works(x.dtype):
         return plain_recurrence(x, decay, time_dim, reverse)
     y = torch.empty_like(x)
-    _run(loops, (x, decay, y), time_dim, reverse)
+    _run("recurrence", (), (x, decay, y), (), reverse, time_dim)
     return y
 
 
-def gae(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    done: Tensor,
-    gamma: Tensor,
-    lmbda: Tensor,
+def fused(
+    kernel: Kernel,
+    tensors: tuple[Tensor, ...],
+    scalars: Sequence[float | Tensor],
     mask: Optional[Tensor],
     time_dim: int,
-) -> tuple[Tensor, Tensor]:
-    """The operator ``compiled_rl::gae`` on CPU."""
-    inputs = (reward, value, next_value, terminated, done)
-    loops = _loops("gae", reward.dtype)
-    if loops is None:
-        return plain_gae(*inputs, gamma, lmbda, mask, time_dim)
-    advantage, target = torch.empty_like(reward), torch.empty_like(reward)
-    masked = mask is not None
+) -> tuple[Tensor, ...]:
+    """A fused estimator on CPU, its arguments checked."""
+    outputs = tuple([torch.empty_like(tensors[0]) for _ in range(kernel.outputs)])
+    flags, reals = kernel.sorted(tensors)
     # Without a mask any bytes do in its place: they are not read.
-    tensors = (*inputs, mask if mask is not None else done, advantage, target)
-    _run(loops, tensors, time_dim, masked, gamma.item(), lmbda.item())
-    return advantage, target
+    flags += (flags[0] if mask is None else mask,)
+    _run(kernel.name, flags, reals + outputs, scalars, mask is not None, time_dim)
+    return outputs
 
 
-def _run(loops: Any, tensors: tuple[Tensor, ...], time_dim: int, *rest: object) -> None:
+def _run(
+    name: str,
+    flags: tuple[Tensor, ...],
+    reals: tuple[Tensor, ...],
+    scalars: Sequence[float | Tensor],
+    switch: bool,
+    time_dim: int,
+) -> None:
     """Call the loop that suits the layout, once, or once for each remaining batch index."""
-    strides = tuple([x.stride() for x in tensors])
-    walk = plan(tensors[0].shape, strides, time_dim)
-    across, along = loops
-    loop = along if walk.along else across
-    pointers = [x.data_ptr() for x in tensors]
+    y = reals[-1]
+    walk = plan(y.shape, tuple([x.stride() for x in flags + reals]), time_dim)
+    loop = _loop(name, "along" if walk.along else "across", y.dtype)
+    pointers = (_addresses(flags), _addresses(reals))
+    numbers = struct.pack(f"{len(scalars)}d", *[float(x) for x in scalars])
     for geometry in walk.geometries:
-        loop(geometry, *pointers, *rest)
+        loop(geometry, *pointers, numbers, switch)
+
+
+def _addresses(tensors: tuple[Tensor, ...]) -> bytes:
+    return struct.pack(f"{len(tensors)}q", *[x.data_ptr() for x in tensors])
 
 
 @cache
-def _loops(name: str, dtype: torch.dtype) -> Optional[tuple[Callable, Callable]]:
-    """The two loops of a kernel for a dtype, or nothing where the plain form must do."""
-    if dtype not in _REALS or not _numba_works():
-        return None
-    return _compile(f"{name}_across", dtype), _compile(f"{name}_along", dtype)
+def works(dtype: torch.dtype) -> bool:
+    """Whether there are loops for a dtype here."""
+    return dtype in (torch.float32, torch.float64) and _numba_works()
 
 
 @cache
 def _numba_works() -> bool:
     """Compile a first loop; where that fails, say so once."""
     try:
-        _compile("recurrence_across", torch.float32)
+        _loop("recurrence", "across", torch.float32)
     except Exception as error:
         warnings.warn(
             f"compiled_rl: Numba cannot compile here ({error!r}); the slower torch form is used",
@@ -91,22 +92,21 @@ def _numba_works() -> bool:
 
 
 @cache
-def _compile(name: str, dtype: torch.dtype) -> Callable:
-    """One loop as a function of addresses: of the geometry, then by its letters."""
+def _loop(name: str, walk: str, dtype: torch.dtype) -> Callable:
+    """One loop as a function of addresses: see ``formulas``."""
     from numba import types
 
-    from compiled_rl.kernels import loops
+    from compiled_rl.kernels import formulas
 
-    letters = _ARGUMENTS[name.split("_")[0]]
     real = types.float32 if dtype is torch.float32 else types.float64
-    reals, flags = types.CPointer(real), types.CPointer(types.uint8)
-    typed = {"r": reals, "b": flags, "?": types.boolean, "s": real}
-    signature = types.void(types.CPointer(types.int64), *[typed[letter] for letter in letters])
-    address = ctypes.c_void_p
-    passed = {"r": address, "b": address, "?": ctypes.c_bool, "s": _REALS[dtype]}
-    prototype = ctypes.CFUNCTYPE(None, address, *[passed[letter] for letter in letters])
-    compiled = _cached(getattr(loops, name), signature)
+    pointer = types.CPointer
+    tensors = (pointer(pointer(types.uint8)), pointer(pointer(real)))
+    rest = (pointer(types.float64), types.boolean)
+    signature = types.void(pointer(types.int64), *tensors, *rest)
+    compiled = _cached(getattr(formulas, f"{name}_{walk}"), signature)
     _machine_code.append(compiled)
+    address = ctypes.c_void_p
+    prototype = ctypes.CFUNCTYPE(None, address, address, address, address, ctypes.c_bool)
     return prototype(compiled.address)
 
 
@@ -114,8 +114,17 @@ def _cached(loop: Callable, signature: Any) -> Any:
     """The compiled loop, kept on disk between processes where a directory can be written to."""
     from numba import cfunc
 
+    # Numba's cache looks at the file of a function only, not at those that it calls into.
+    loop.__qualname__ = f"{loop.__name__}_{_digest()}"
     options: Any = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
     try:
         return cfunc(signature, cache=True, **options)(loop)
     except (RuntimeError, OSError):
         return cfunc(signature, **options)(loop)
+
+
+@cache
+def _digest() -> str:
+    here = Path(__file__).parent
+    sources = [(here / name).read_bytes() for name in ("exponential.py", "formulas.py", "loops.py")]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:8]

@@ -1,6 +1,4 @@
-"""The plain torch form of every kernel: any device, any dtype, scriptable, exportable."""
-
-from typing import Optional
+"""The plain torch form of the recurrence: any device, any dtype, scriptable, exportable."""
 
 import torch
 from torch import Tensor
@@ -57,40 +55,8 @@ def _combine(
 
 
 def plain_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
-    """The operator ``compiled_rl::linear_recurrence``: ``doubling``, never an alias of ``x``."""
-    return _laid_out_as(x, doubling(x, decay, time_dim, reverse))
-
-
-def plain_gae(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    done: Tensor,
-    gamma: Tensor,
-    lmbda: Tensor,
-    mask: Optional[Tensor],
-    time_dim: int,
-) -> tuple[Tensor, Tensor]:
-    """The operator ``compiled_rl::gae`` in elementwise steps and a doubling.
-
-    Args and returns: as ``fused_gae``.
-    """
-    real = _at_least_float(reward.dtype)
-    zero = torch.zeros([], dtype=real, device=reward.device)
-    valid = torch.ones_like(done) if mask is None else mask
-    gamma, lmbda, critic = gamma.to(real), lmbda.to(real), value.to(real)
-    bootstrap = torch.where(terminated, zero, next_value.to(real))
-    delta = torch.where(valid, reward.to(real) + gamma * bootstrap - critic, zero)
-    decay = torch.where(terminated | done | ~valid, zero, gamma * lmbda)
-    advantage = doubling(delta, decay, time_dim, True)
-    target = torch.where(valid, advantage + critic, zero)
-    return _laid_out_as(reward, advantage), _laid_out_as(reward, target)
-
-
-def _laid_out_as(like: Tensor, y: Tensor) -> Tensor:
-    """``y`` in the memory layout and dtype that the operators promise: those of ``like``."""
-    return torch.empty_like(like).copy_(y)
+    """The operator ``compiled_rl::linear_recurrence``, laid out as ``x`` and never an alias."""
+    return torch.empty_like(x).copy_(doubling(x, decay, time_dim, reverse))
 
 
 def _at_least_float(dtype: torch.dtype) -> torch.dtype:

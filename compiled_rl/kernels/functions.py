@@ -1,14 +1,18 @@
 """The public functions: arguments in, one operator, tensors out."""
 
-from typing import Optional
+from typing import Optional, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from compiled_rl.kernels import operators  # noqa: F401  (registers the operators)
+from compiled_rl.kernels import cpu, operators
 from compiled_rl.kernels.checks import check_flag, check_like, check_time
 from compiled_rl.kernels.doubling import doubling
+from compiled_rl.kernels.scalars import as_scalar
+from compiled_rl.kernels.table import KERNELS, check
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def linear_recurrence(
@@ -53,54 +57,66 @@ def linear_recurrence(
     return torch.ops.compiled_rl.linear_recurrence(x, decay, time_dim, reverse)
 
 
-def fused_gae(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    done: Tensor,
-    gamma: Tensor,
-    lmbda: Tensor,
+def fused(
+    name: str,
+    tensors: tuple[Tensor, ...],
+    scalars: tuple[float | Tensor, ...],
     mask: Optional[Tensor],
     time_dim: int,
-) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation in one pass over memory, without a gradient.
-
-        delta[t]     = reward[t] + gamma * (0 if terminated[t] else next_value[t]) - value[t]
-        advantage[t] = delta[t] + gamma * lmbda * (0 if done[t] else advantage[t + 1])
-
-    It has no gradient: ask ``fusable`` first. A terminated step is done. Masked steps come out as
-    zero, cut the trace, and may hold NaN.
+) -> tuple[Tensor, ...]:
+    """An estimator in one pass over memory, without a gradient: ask ``fusable`` first.
 
     Args:
-        reward: ``[*B, T]``, floating point.
-        value: ``[*B, T]``, as ``next_value`` of the reward's dtype.
-        next_value: ``[*B, T]``; never used where terminated.
-        terminated: bool ``[*B, T]``.
-        done: bool ``[*B, T]``.
-        gamma: floating point, 0-d.
-        lmbda: floating point, 0-d.
+        name: the estimator's name in ``KERNELS``, which also names what follows.
+        tensors: its inputs, all of one shape ``[*B, T]``.
+        scalars: floats or 0-d tensors.
         mask: valid steps, bool ``[*B, T]``, or None.
         time_dim: the time axis.
 
     Returns:
-        ``advantage`` and ``value_target = advantage + value``, both ``[*B, T]``.
+        Its outputs, of the inputs' shape.
 
     Raises:
-        ValueError: shapes or dtypes are not as above.
+        ValueError: a tensor's shape, dtype or device is not that of the first, a flag or the mask
+            is not bool, or a scalar is not 0-d.
     """
-    return torch.ops.compiled_rl.gae(
-        reward, value, next_value, terminated, done, gamma, lmbda, mask, time_dim
-    )
+    kernel = KERNELS[name]
+    if _may_skip_dispatch(tensors, mask):
+        check(kernel, tensors, scalars, mask, time_dim)
+        return cpu.fused(kernel, tensors, scalars, mask, time_dim)
+    coefficients = [as_scalar(cast(float, x), tensors[0]) for x in scalars]
+    outputs = operators.FUSED[name](*tensors, *coefficients, mask, time_dim)
+    return outputs if kernel.outputs > 1 else (outputs,)
 
 
-def fusable(*inputs: Tensor) -> bool:
-    """Whether a forward-only kernel may run: nothing to differentiate or map, no graph to ship.
+def fusable(
+    tensors: tuple[Tensor, ...], scalars: tuple[float | Tensor, ...], mask: Optional[Tensor]
+) -> bool:
+    """Whether a forward-only kernel may run: there is one, and nothing to differentiate or map.
 
-    Inside a transform of ``torch.func`` a tensor does not always tell that it is differentiated.
+    Nor a graph to ship, which would contain an operator that only this library has. Inside a
+    transform of ``torch.func`` a tensor does not always tell that it is differentiated.
     """
-    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return False
-    if forward_ad._current_level >= 0:
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
-    return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
+    gradients, any_type = torch.is_grad_enabled(), torch.compiler.is_compiling()
+    for x in (*tensors, *scalars, mask):
+        if isinstance(x, Tensor):
+            if gradients and x.requires_grad or not any_type and type(x) not in _PLAIN:
+                return False
+    for x in scalars:
+        if isinstance(x, Tensor) and x.dim() != 0:
+            return False
+    return operators.has_fused(tensors[0].device, tensors[0].dtype)
+
+
+def _may_skip_dispatch(tensors: tuple[Tensor, ...], mask: Optional[Tensor]) -> bool:
+    """Whether dispatch, a third of a small call's time, would end in the CPU form as it is."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    for x in tensors if mask is None else (*tensors, mask):
+        if not x.is_cpu or x.is_neg() or type(x) not in _PLAIN:
+            return False
+    return True

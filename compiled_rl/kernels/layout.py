@@ -11,8 +11,9 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-# How long a stretch of a line the loops work on at a time: all tensors' stretches fit in L1.
-_STRETCH = 256
+# The elements of a block, and of one of the four lines of a block of time: a block of every tensor
+# fits in L1.
+_BLOCK, _STRETCH = 1024, 256
 # Below so many neighbours in the batch a row of them is not worth a loop of its own.
 _SHORT = 8
 
@@ -51,7 +52,8 @@ def plan(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], time_dim:
     else:
         item, line = batch.pop(), time
     page = _pop_longest(batch) if batch else Axis(1, (0,) * len(strides))
-    sizes = (page.size, line.size, item.size, _STRETCH, _joined(line, item))
+    width = _STRETCH
+    sizes = (page.size, line.size, item.size, width, _joined(line, item, width))
     steps = tuple(zip(page.strides, line.strides, item.strides, strict=True))
     storage = tuple(_pack(sizes, starts, steps) for starts in _starts(batch, len(strides)))
     return Plan(along, tuple(addressof(geometry) for geometry in storage), storage)
@@ -79,9 +81,11 @@ def _pop_longest(axes: list[Axis]) -> Axis:
     return axes.pop(max(range(len(axes)), key=lambda k: axes[k].size))
 
 
-def _joined(line: Axis, item: Axis) -> int:
+def _joined(line: Axis, item: Axis, width: int) -> int:
     """How many lines the elementwise loops may take as one."""
-    return max(1, _STRETCH // max(1, item.size)) if _contiguous(line, item) else 1
+    if item.size > width or not _contiguous(line, item):
+        return 1
+    return _BLOCK // max(1, item.size)
 
 
 def _pack(sizes: tuple[int, ...], starts: tuple[int, ...], steps: tuple) -> Array[c_int64]:

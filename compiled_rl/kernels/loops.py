@@ -1,260 +1,303 @@
-# mypy: allow-untyped-defs
-"""The CPU loops, compiled by Numba. Importing this file imports Numba: only ``cpu`` does, late.
+# mypy: ignore-errors
+"""The CPU loops over time, compiled by Numba, which this file imports: only ``cpu`` imports it, late.
 
 Each loop sees its tensors as ``[page, line, item]``, where time is either the lines or the items:
 
 - ``across``: the items are the batch. One pass over time, vectorised over the batch.
 - ``along``: the items are time. Four rows at a time, so that four chains of dependent additions
-  run side by side; whatever is not such a chain is vectorised along time.
+  run side by side; a row that is alone is cut into four chunks, which are joined afterwards.
+  Whatever is not such a chain is vectorised along time.
 
-A fused estimator is a recurrence with a ``before`` (fill its operands) and an ``after`` (what
-follows from its result), applied to a stretch of one line while that stretch sits in L1. The
-operands live in the outputs' own memory: there is no scratch.
+A fused estimator (see ``formulas``) is a recurrence with a ``before`` (fill its operands), an
+``operands`` (name them) and an ``after`` (what follows from its result), applied to a block of
+elements while it sits in L1. What no output has room for lives on the stack.
 
 A tensor is ``(pointer, start, page_stride, line_stride, item_stride)``; a line is ``(pointer,
-start, stride)``. Short lines that lie one behind the other in every tensor are ``joined`` for the
-elementwise loops. Each of those stays below the eight pointer comparisons beyond which LLVM no
-longer vectorises; it versions them for unit strides by itself.
+start, stride)``. Short lines that lie one behind the other in every tensor are ``joined``: a block
+is then several lines, and one line to the elementwise loops. Each of those stays below the eight
+pointer comparisons beyond which LLVM no longer vectorises; it versions them for unit strides by
+itself, and needs no comparison for the stack.
 """
 
-from numba import njit
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# What a stack array holds: a block of this many elements (``layout`` knows it too).
+BLOCK = 1024
 
 # `contract` lets the chains use fused multiply-adds; it changes nothing about NaN or infinity.
-_inline = njit(forceinline=True, error_model="numpy", nogil=True, fastmath={"contract"})
+inline = njit(forceinline=True, error_model="numpy", nogil=True, fastmath={"contract"})
 
 
-def recurrence_across(geometry, x, decay, y, reverse):
-    """``y[t] = x[t] + decay[t] * y[t -+ 1]``, the batch innermost."""
-    tensors = _recurrence_tensors(geometry, x, decay, y)
-    _across(_nothing, _nothing, tensors, tensors, (), _sizes(geometry), reverse)
+@intrinsic
+def stack(context, like):
+    """Room for a block of the reals that the pointer ``like`` points to."""
+
+    def code(context, builder, signature, arguments):
+        return cgutils.alloca_once(builder, context.get_data_type(like.dtype), size=BLOCK)
+
+    return types.CPointer(like.dtype)(like), code
 
 
-def recurrence_along(geometry, x, decay, y, reverse):
-    """``y[t] = x[t] + decay[t] * y[t -+ 1]``, time innermost."""
-    tensors = _recurrence_tensors(geometry, x, decay, y)
-    _along(_nothing, _nothing, tensors, tensors, (), _sizes(geometry), reverse)
-
-
-def gae_across(geometry, r, v, n, t, d, m, a, o, masked, gamma, lmbda):
-    """Advantage and value target, the batch innermost."""
-    tensors = _gae_tensors(geometry, r, v, n, t, d, m, a, o)
-    operands = (tensors[6], tensors[7], tensors[6])
-    scalars = (masked, gamma, gamma * lmbda)
-    _across(_gae_before, _gae_after, tensors, operands, scalars, _sizes(geometry), True)
-
-
-def gae_along(geometry, r, v, n, t, d, m, a, o, masked, gamma, lmbda):
-    """Advantage and value target, time innermost."""
-    tensors = _gae_tensors(geometry, r, v, n, t, d, m, a, o)
-    operands = (tensors[6], tensors[7], tensors[6])
-    scalars = (masked, gamma, gamma * lmbda)
-    _along(_gae_before, _gae_after, tensors, operands, scalars, _sizes(geometry), True)
-
-
-@_inline
-def _across(before, after, tensors, operands, scalars, sizes, reverse):
-    pages, lines, items, stretch, joined = sizes
+@inline
+def across(before, operands, after, tensors, scalars, sizes, reverse):
+    """The lines are time: advance all items of a line at once."""
+    pages, lines, items, width, joined = sizes
+    carry = (stack(tensors[0][0]), 0, 1)
+    room = (stack(tensors[0][0]), stack(tensors[0][0]), stack(tensors[0][0]))
     for page in range(pages):
-        for item in range(0, items, stretch):
-            n = min(stretch, items - item)
+        for item in range(0, items, width):
+            n = min(width, items - item)
             for k in range(0, lines, joined):
                 rows = min(joined, lines - k)
-                first = (page, lines - k - rows if reverse else k, item)
-                before(tensors, first, n * rows, scalars)
-                for j in range(k, k + rows):
-                    _step(operands, page, lines - 1 - j if reverse else j, item, n, j, reverse)
-                after(tensors, first, n * rows, scalars)
+                line = lines - k - rows if reverse else k
+                last = n if line + rows == lines else 0
+                at, later = (page, line, item), (page, line + 1, item)
+                block = (at, later, n * rows, n * rows - last, (n * rows - n, 1, last))
+                before(tensors, room, 0, block, scalars)
+                chained = operands(tensors, _window(room[0], line, item, n))
+                for j in range(rows):
+                    now = (page, line + rows - 1 - j if reverse else line + j, item)
+                    _step(chained, now, n, k + j > 0, carry)
+                after(tensors, room, 0, block, scalars)
 
 
-@_inline
-def _step(operands, page, line, item, n, started, reverse):
+@inline
+def _step(operands, now, n, started, carry):
     x, decay, y = operands
-    now = (page, line, item)
-    previous = (page, line + 1 if reverse else line - 1, item)
     if started:
-        _advance(n, _line(x, now), _line(decay, now), _line(y, previous), _line(y, now))
+        _advance(n, line_at(x, now), line_at(decay, now), carry, line_at(y, now))
     else:
-        _copy(n, _line(x, now), _line(y, now))
+        _start(n, line_at(x, now), carry, line_at(y, now))
 
 
-@_inline
-def _along(before, after, tensors, operands, scalars, sizes, reverse):
-    pages, lines, items, stretch, _ = sizes
+@inline
+def _start(n, x, carry, y):
+    for j in range(n):
+        moved = get(x, j)
+        put(carry, j, moved)
+        put(y, j, moved)
+
+
+@inline
+def _advance(n, x, decay, carry, y):
+    # By eights: a short line would otherwise be no whole turn of the vectorised loop.
+    whole = n - n % 8
+    for j in range(0, whole, 8):
+        for i in range(8):
+            _advance_one(j + i, x, decay, carry, y)
+    for j in range(whole, n):
+        _advance_one(j, x, decay, carry, y)
+
+
+@inline
+def _advance_one(j, x, decay, carry, y):
+    moved = get(x, j) + get(decay, j) * get(carry, j)
+    put(carry, j, moved)
+    put(y, j, moved)
+
+
+@inline
+def along(before, operands, after, tensors, scalars, sizes, reverse):
+    """The items are time: four rows side by side, and those that are left over each by itself."""
+    pages, lines, items, width, joined = sizes
+    carry, products = stack(tensors[0][0]), stack(tensors[0][0])
+    room = (stack(tensors[0][0]), stack(tensors[0][0]), stack(tensors[0][0]))
     for page in range(pages):
-        for line in range(0, lines, 4):
+        line = 0
+        while line < lines:
+            rows = _rows_at_once(lines - line, joined)
+            merged = rows if joined > 1 else 1
+            stretch = width if rows > 1 else 4 * width
             for k in range(0, items, stretch):
                 n = min(stretch, items - k)
                 item = items - k - n if reverse else k
-                for row in range(line, min(line + 4, lines)):
-                    before(tensors, (page, row, item), n, scalars)
-                _chains(operands, page, _four(line, lines), item, n, k > 0, reverse)
-                for row in range(line, min(line + 4, lines)):
-                    after(tensors, (page, row, item), n, scalars)
+                for row in range(0, rows, merged):
+                    block = _block_along((page, line + row, item), merged, n, items)
+                    before(tensors, room, row * n, block, scalars)
+                chained = operands(tensors, _window(room[0], line, item, n))
+                if rows > 1:
+                    for row in range(0, rows, 4):
+                        first = (page, line + row, item + n - 1 if reverse else item)
+                        _four_rows(chained, (carry, row), first, n, k > 0, reverse)
+                else:
+                    first = (page, line, item + n - 1 if reverse else item)
+                    window = _window(products, line, item, n)
+                    _one_row(chained, window, carry, first, n, k > 0, reverse)
+                for row in range(0, rows, merged):
+                    block = _block_along((page, line + row, item), merged, n, items)
+                    after(tensors, room, row * n, block, scalars)
+            line += rows
 
 
-@_inline
-def _chains(operands, page, rows, item, n, started, reverse):
-    x, decay, y = operands
+@inline
+def _rows_at_once(left, joined):
+    rows = min(max(joined, 4), left)
+    return rows - rows % 4 if rows >= 4 else 1
+
+
+@inline
+def _block_along(at, rows, n, items):
+    page, line, item = at
+    last = rows if item + n == items else 0
+    return at, (page, line, item + 1), rows * n, rows * n - min(last, 1), (n - 1, n, last)
+
+
+@inline
+def _four_rows(operands, carried, first, n, started, reverse):
+    page, line, item = first
     sign = -1 if reverse else 1
-    first = item + n - 1 if reverse else item
-    carry = _load(y, page, rows, first - sign) if started else _load(x, page, rows, first)
-    if not started:
-        _store(y, page, rows, first, carry)
-    for j in range(0 if started else 1, n):
-        now = first + sign * j
-        carry = _multiply_add(_load(decay, page, rows, now), carry, _load(x, page, rows, now))
-        _store(y, page, rows, now, carry)
+    rows = (line, line + 1, line + 2, line + 3)
+    x, decay, y = _lanes_of(operands, page, rows, (item, item, item, item))
+    store = (carried[0], (carried[1], carried[1] + 1, carried[1] + 2, carried[1] + 3), 0)
+    carry = _load(x, 0)
+    if started:
+        carry = _multiply_add(_load(decay, 0), _load(store, 0), carry)
+    _store(y, 0, carry)
+    for j in range(1, n):
+        carry = _multiply_add(_load(decay, sign * j), carry, _load(x, sign * j))
+        _store(y, sign * j, carry)
+    _store(store, 0, carry)
 
 
-@_inline
-def _four(line, lines):
-    # Past the end the last row comes again: its chains write the same numbers twice.
-    last = lines - 1
-    return line, min(line + 1, last), min(line + 2, last), min(line + 3, last)
+@inline
+def _one_row(operands, products, carried, first, n, started, reverse):
+    """A head that leaves four equal chunks, each from zero, and then what reaches each of them."""
+    page, line, item = first
+    sign = -1 if reverse else 1
+    head = n % 4 if started else 1 + (n - 1) % 4
+    carry = _head(operands, carried[0], first, head, started, sign)
+    m = (n - head) // 4
+    if m > 0:
+        near = item + sign * head
+        items = (near, near + sign * m, near + 2 * sign * m, near + 3 * sign * m)
+        _chunks(operands, products, page, (line, line, line, line), items, m, sign)
+        for k in range(4):
+            start = near + sign * k * m - (m - 1 if reverse else 0)
+            at = (page, line, start)
+            _add_product(m, line_at(products, at), carry, line_at(operands[2], at))
+            carry = get(line_at(operands[2], at), 0 if reverse else m - 1)
+    carried[0] = carry
 
 
-@_inline
-def _load(tensor, page, rows, item):
-    a, b, c, d = rows
+@inline
+def _head(operands, carry, first, n, started, sign):
+    page, line, item = first
+    for j in range(n):
+        at = (page, line, item + sign * j)
+        x, decay, y = operands
+        if j == 0 and not started:
+            carry = get(line_at(x, at), 0)
+        else:
+            carry = get(line_at(x, at), 0) + get(line_at(decay, at), 0) * carry
+        put(line_at(y, at), 0, carry)
+    return carry
+
+
+@inline
+def _chunks(operands, products, page, rows, items, m, sign):
+    x, decay, y = _lanes_of(operands, page, rows, items)
+    product = _lanes(products, page, rows, items)
+    carry, total = _load(x, 0), _load(decay, 0)
+    _store(y, 0, carry)
+    _store(product, 0, total)
+    for j in range(1, m):
+        factor = _load(decay, sign * j)
+        carry = _multiply_add(factor, carry, _load(x, sign * j))
+        total = _multiply(factor, total)
+        _store(y, sign * j, carry)
+        _store(product, sign * j, total)
+
+
+@inline
+def _add_product(n, x, carry, y):
+    for j in range(n):
+        put(y, j, get(y, j) + get(x, j) * carry)
+
+
+@inline
+def _lanes_of(operands, page, rows, items):
+    x, decay, y = operands
     return (
-        _at(tensor, page, a, item),
-        _at(tensor, page, b, item),
-        _at(tensor, page, c, item),
-        _at(tensor, page, d, item),
+        _lanes(x, page, rows, items),
+        _lanes(decay, page, rows, items),
+        _lanes(y, page, rows, items),
     )
 
 
-@_inline
-def _store(tensor, page, rows, item, values):
-    pointer, start, page_stride, line_stride, item_stride = tensor
-    start += page * page_stride + item * item_stride
-    pointer[start + rows[0] * line_stride] = values[0]
-    pointer[start + rows[1] * line_stride] = values[1]
-    pointer[start + rows[2] * line_stride] = values[2]
-    pointer[start + rows[3] * line_stride] = values[3]
+@inline
+def _lanes(tensor, page, rows, items):
+    """Four places in a tensor, and the stride at which to move on from all of them."""
+    starts = (
+        line_at(tensor, (page, rows[0], items[0]))[1],
+        line_at(tensor, (page, rows[1], items[1]))[1],
+        line_at(tensor, (page, rows[2], items[2]))[1],
+        line_at(tensor, (page, rows[3], items[3]))[1],
+    )
+    return tensor[0], starts, tensor[4]
 
 
-@_inline
+@inline
+def _load(lanes, j):
+    pointer, (a, b, c, d), stride = lanes
+    j *= stride
+    return pointer[a + j], pointer[b + j], pointer[c + j], pointer[d + j]
+
+
+@inline
+def _store(lanes, j, values):
+    pointer, (a, b, c, d), stride = lanes
+    j *= stride
+    pointer[a + j], pointer[b + j] = values[0], values[1]
+    pointer[c + j], pointer[d + j] = values[2], values[3]
+
+
+@inline
 def _multiply_add(a, b, c):
     return a[0] * b[0] + c[0], a[1] * b[1] + c[1], a[2] * b[2] + c[2], a[3] * b[3] + c[3]
 
 
-@_inline
-def _at(tensor, page, line, item):
-    pointer, start, page_stride, line_stride, item_stride = tensor
-    return pointer[start + page * page_stride + line * line_stride + item * item_stride]
+@inline
+def _multiply(a, b):
+    return a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]
 
 
-@_inline
-def _gae_before(tensors, at, n, scalars):
-    reward, value, next_value, terminated, done, mask, advantage, target = tensors
-    masked, gamma, decay = scalars
-    delta = _line(advantage, at)
-    coefficient = _line(target, at)
-    ended = _line(terminated, at)
-    _delta(n, _line(reward, at), _line(value, at), _line(next_value, at), ended, gamma, delta)
-    _coefficient(n, ended, _line(done, at), decay, coefficient)
-    if masked:
-        _erase(n, _line(mask, at), delta)
-        _erase(n, _line(mask, at), coefficient)
+@inline
+def _window(pointer, line, item, n):
+    """A stack array as a tensor whose block starts at a line and an item."""
+    return pointer, -line * n - item, 0, n, 1
 
 
-@_inline
-def _gae_after(tensors, at, n, scalars):
-    target = _line(tensors[7], at)
-    _add(n, _line(tensors[6], at), _line(tensors[1], at), target)
-    if scalars[0]:
-        _erase(n, _line(tensors[5], at), target)
-
-
-@_inline
-def _nothing(tensors, at, n, scalars):
-    pass
-
-
-@_inline
-def _delta(n, reward, value, next_value, terminated, gamma, out):
-    for j in range(n):
-        following = _get(next_value, j)
-        bootstrap = type(gamma)(0) if _get(terminated, j) else following
-        _put(out, j, _get(reward, j) + gamma * bootstrap - _get(value, j))
-
-
-@_inline
-def _coefficient(n, terminated, done, decay, out):
-    for j in range(n):
-        ended = _get(terminated, j) | _get(done, j)
-        _put(out, j, type(decay)(0) if ended else decay)
-
-
-@_inline
-def _advance(n, x, decay, previous, y):
-    for j in range(n):
-        _put(y, j, _get(x, j) + _get(decay, j) * _get(previous, j))
-
-
-@_inline
-def _copy(n, x, y):
-    for j in range(n):
-        _put(y, j, _get(x, j))
-
-
-@_inline
-def _add(n, a, b, out):
-    for j in range(n):
-        _put(out, j, _get(a, j) + _get(b, j))
-
-
-@_inline
-def _erase(n, mask, out):
-    for j in range(n):
-        kept = _get(out, j)
-        _put(out, j, kept if _get(mask, j) else type(kept)(0))
-
-
-@_inline
-def _get(line, j):
-    return line[0][line[1] + j * line[2]]
-
-
-@_inline
-def _put(line, j, value):
-    line[0][line[1] + j * line[2]] = value
-
-
-@_inline
-def _line(tensor, at):
+@inline
+def line_at(tensor, at):
+    """The line of a tensor that starts at ``(page, line, item)``."""
     pointer, start, page_stride, line_stride, item_stride = tensor
     page, line, item = at
     start += page * page_stride + line * line_stride + item * item_stride
     return pointer, start, item_stride
 
 
-@_inline
-def _sizes(geometry):
+@inline
+def get(line, j):
+    """Element ``j`` of a line."""
+    return line[0][line[1] + j * line[2]]
+
+
+@inline
+def put(line, j, value):
+    """Set element ``j`` of a line."""
+    line[0][line[1] + j * line[2]] = value
+
+
+@inline
+def sizes(geometry):
+    """Pages, lines, items, the width of a block, and how many lines are joined."""
     return geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]
 
 
-@_inline
-def _tensor(geometry, k, pointer):
+@inline
+def tensor(geometry, k, pointer):
+    """Tensor ``k`` of a geometry."""
     k = 4 * k + 5
     return pointer, geometry[k], geometry[k + 1], geometry[k + 2], geometry[k + 3]
-
-
-@_inline
-def _recurrence_tensors(g, x, decay, y):
-    return _tensor(g, 0, x), _tensor(g, 1, decay), _tensor(g, 2, y)
-
-
-@_inline
-def _gae_tensors(g, r, v, n, t, d, m, a, o):
-    return (
-        _tensor(g, 0, r),
-        _tensor(g, 1, v),
-        _tensor(g, 2, n),
-        _tensor(g, 3, t),
-        _tensor(g, 4, d),
-        _tensor(g, 5, m),
-        _tensor(g, 6, a),
-        _tensor(g, 7, o),
-    )

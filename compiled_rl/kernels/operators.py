@@ -13,19 +13,19 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.library import Library, register_fake, register_vmap
 
-from compiled_rl.kernels import cpu
-from compiled_rl.kernels.checks import check_gae, check_recurrence
-from compiled_rl.kernels.doubling import plain_gae, plain_recurrence
+from compiled_rl.kernels import cpu, table
+from compiled_rl.kernels.checks import check_recurrence
+from compiled_rl.kernels.doubling import plain_recurrence
+from compiled_rl.kernels.table import KERNELS, Kernel
 
 _library = Library("compiled_rl", "DEF")
 
 
-def _define(schema: str, check: Callable, on_cpu: Callable, plain: Callable, fake: Callable) -> Any:
-    """Register an operator: what it checks, and its forms."""
+def _define(schema: str, check: Callable, forms: dict[str, Callable], fake: Callable) -> Any:
+    """Register an operator: what it checks, and its forms by dispatch key."""
     name = _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(name, _checked(check, on_cpu), "CPU")
-    # The Triton loops will be registered here, for "CUDA".
-    _library.impl(name, _checked(check, plain), "CompositeExplicitAutograd")
+    for key, form in forms.items():
+        _library.impl(name, _checked(check, form), key)
     register_fake(f"compiled_rl::{name}", _checked(check, fake), lib=_library)
     return getattr(torch.ops.compiled_rl, name).default
 
@@ -39,28 +39,53 @@ def _checked(check: Callable, form: Callable) -> Callable:
     return checked
 
 
+def _define_fused(kernel: Kernel) -> Any:
+    """Register a fused estimator: its arguments as the table says, its forms as they take them."""
+
+    def check(*args: Any) -> None:
+        table.check(kernel, *_sorted(kernel, args))
+
+    def form(fused: Callable) -> Callable:
+        def run(*args: Any) -> Any:
+            outputs = fused(kernel, *_sorted(kernel, args))
+            return outputs if kernel.outputs > 1 else outputs[0]
+
+        return run
+
+    def fake(kernel: Kernel, tensors: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, ...]:
+        return tuple([torch.empty_like(tensors[0]) for _ in range(kernel.outputs)])
+
+    # A fused form for another device is registered here, and named in `has_fused`.
+    return _define(kernel.schema, check, {"CPU": form(cpu.fused)}, form(fake))
+
+
+def _sorted(kernel: Kernel, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tensors, scalars, mask and time axis."""
+    tensors, scalars = len(kernel.inputs), len(kernel.scalars)
+    return args[:tensors], args[tensors : tensors + scalars], *args[tensors + scalars :]
+
+
+def has_fused(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the fused estimators have a form for a device and a dtype."""
+    if device.type == "cpu":
+        return cpu.works(dtype)
+    return False
+
+
+# TorchDynamo asks it when it traces, and does not trace into it.
+has_fused._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _recurrence_fake(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
     return torch.empty_like(x)
 
 
-def _gae_fake(reward: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(reward), torch.empty_like(reward)
-
-
+FUSED = {name: _define_fused(kernel) for name, kernel in KERNELS.items()}
 _recurrence = _define(
     "linear_recurrence(Tensor x, Tensor decay, int time_dim, bool reverse) -> Tensor",
     check_recurrence,
-    cpu.linear_recurrence,
-    plain_recurrence,
+    {"CPU": cpu.linear_recurrence, "CompositeExplicitAutograd": plain_recurrence},
     _recurrence_fake,
-)
-_define(
-    "gae(Tensor reward, Tensor value, Tensor next_value, Tensor terminated, Tensor done, "
-    "Tensor gamma, Tensor lmbda, Tensor? mask, int time_dim) -> (Tensor, Tensor)",
-    check_gae,
-    cpu.gae,
-    plain_gae,
-    _gae_fake,
 )
 
 

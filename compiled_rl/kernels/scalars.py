@@ -1,0 +1,22 @@
+"""Scalars on their way into a formula or an operator."""
+
+import torch
+from torch import Tensor
+
+
+def as_scalar(value: float, like: Tensor) -> Tensor:
+    """A float or a 0-d tensor as a 0-d tensor of ``like``'s dtype and device; keeps its gradient.
+
+    In a compiled graph a coefficient must not become a constant, or each new value would compile a
+    new graph. TorchDynamo keeps a float symbolic through an addition but not through
+    ``scalar_tensor``, which is three times as fast eagerly. An exporter takes a float through
+    float32, but not a tensor.
+    """
+    if isinstance(value, Tensor):
+        return value.to(dtype=like.dtype, device=like.device)
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_dynamo_compiling():
+            return torch.zeros([], dtype=like.dtype, device=like.device) + value
+        if torch.compiler.is_exporting():
+            return torch.tensor(value, dtype=like.dtype, device=like.device)
+    return torch.scalar_tensor(value, dtype=like.dtype, device=like.device)

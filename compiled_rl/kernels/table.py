@@ -1,0 +1,64 @@
+"""The fused estimators: one row each. Schemas, checks and the order of addresses derive from it."""
+
+from typing import NamedTuple, Optional
+
+from torch import Tensor
+
+from compiled_rl.kernels.checks import check_steps
+
+
+class Kernel(NamedTuple):
+    """What a fused estimator reads and returns; its flags always are ``terminated`` and ``done``.
+
+    All its tensors have one shape, and time is an axis of it.
+    """
+
+    name: str
+    reals: tuple[str, ...]  # before the flags
+    policy: tuple[str, ...]  # further reals, after the flags
+    scalars: tuple[str, ...]
+    outputs: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of its tensors, in order; a mask may come after the scalars."""
+        return (*self.reals, "terminated", "done", *self.policy)
+
+    @property
+    def schema(self) -> str:
+        """Its declaration as an operator."""
+        arguments = ", ".join(f"Tensor {name}" for name in self.inputs + self.scalars)
+        results = ", ".join(["Tensor"] * self.outputs)
+        return f"{self.name}({arguments}, Tensor? mask, int time_dim) -> ({results})"
+
+    def sorted(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Its flags and its reals."""
+        k = len(self.reals)
+        return tensors[k : k + 2], tensors[:k] + tensors[k + 2 :]
+
+
+_STEPS = ("reward", "value", "next_value")
+_THRESHOLDS = ("gamma", "lmbda", "rho_thresh", "c_thresh")
+
+KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("gae", _STEPS, (), ("gamma", "lmbda"), 2),
+        Kernel("td_lambda", ("reward", "next_value"), (), ("gamma", "lmbda"), 1),
+        Kernel("vtrace", _STEPS, ("log_prob", "behavior_log_prob"), _THRESHOLDS, 2),
+    )
+}
+
+
+def check(
+    kernel: Kernel,
+    tensors: tuple[Tensor, ...],
+    scalars: tuple[float | Tensor, ...],
+    mask: Optional[Tensor],
+    time_dim: int,
+) -> None:
+    """What the loops of a kernel rely on when they read memory."""
+    check_steps(kernel.name, list(kernel.inputs), list(tensors), mask, time_dim)
+    for name, x in zip(kernel.scalars, scalars, strict=True):
+        if isinstance(x, Tensor) and x.dim() != 0:
+            raise ValueError(f"{kernel.name}: `{name}` must be 0-d, got {list(x.shape)}")
