@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from compiled_rl import functional
-from tests import oracles
+from tests.oracles import estimators, formulas
 
 ACTIONS = 3
 
@@ -15,7 +15,7 @@ ACTIONS = 3
 class Case(NamedTuple):
     """A function, its oracle, and its inputs: ``name: (kind, axes)``.
 
-    Kinds are those of ``draw``; axes are ``B`` (batch), ``T`` (time) and ``A`` (actions).
+    Kinds are those of ``draw``; axes are ``B`` (batch), ``T`` (time) and ``A`` (actions, agents).
     """
 
     name: str
@@ -26,6 +26,7 @@ class Case(NamedTuple):
     scalars: dict[str, float] = {}  # noqa: RUF012
     fixed: dict[str, Any] = {}  # noqa: RUF012
     per_row: bool = True
+    scriptable: bool = True
 
     @property
     def dynamic(self) -> tuple[str, ...]:
@@ -73,9 +74,13 @@ def _of(kind: str, axes: str, *names: str) -> dict[str, tuple[str, str]]:
     return dict.fromkeys(names, (kind, axes))
 
 
-_SEQUENCE = _of("normal", "B T", "reward", "value", "next_value") | _of(
-    "flag", "B T", "terminated", "done"
-)
+_FLAGS = _of("flag", "B T", "terminated", "done")
+_RETURN = _of("normal", "B T", "reward", "next_value") | _FLAGS
+_SEQUENCE = _of("normal", "B T", "reward", "value", "next_value") | _FLAGS
+_LOG_PROBS = _of("normal", "B T", "log_prob", "behavior_log_prob")
+_Q_VALUES = _of("normal", "B T", "reward", "action_value", "next_value") | _FLAGS | _LOG_PROBS
+_TEAM = _of("normal", "B T", "reward") | _of("normal", "B T A", "value", "next_value") | _FLAGS
+_ROLLING = _of("uniform", "B T", "gamma", "lmbda")
 _MASK = {"mask": ("mask", "B")}
 _MASK_T = {"mask": ("mask", "B T")}
 _NORMAL = {"loc": ("normal", "B A"), "scale": ("positive", "B A")}
@@ -97,7 +102,7 @@ def _case(
     return Case(
         name,
         getattr(functional, function),
-        getattr(oracles, function),
+        getattr(estimators if hasattr(estimators, function) else formulas, function),
         inputs,
         differentiable,
         **others,
@@ -109,11 +114,84 @@ _SCALARS = {"gamma": 0.97, "lmbda": 0.9}
 _EPSILON = {"clip_epsilon_low": 0.3, "clip_epsilon_high": 0.2}
 _BOUNDS = {"low": -0.4, "high": 0.7}
 _FLOW = ("reward", "value", "next_value")
+_AHEAD = ("reward", "next_value")
+_GAMMA = {"gamma": 0.97}
+_THREE = {"n_steps": 3}
+_THRESHOLDS = {"gamma": 0.97, "lmbda": 0.9, "rho_thresh": 1.2, "c_thresh": 0.8}
+_ROLLED = {"scriptable": False}
 _BATCHWISE = {"per_row": False}
 
+
+def _masked(name: str, inputs: dict[str, tuple[str, str]], *others: Any, **more: Any) -> list[Case]:
+    """A row without a mask and one with it."""
+    return [
+        _case(name, inputs, *others, **more),
+        _case(f"{name} masked", inputs | _MASK_T, *others, **more),
+    ]
+
+
+ESTIMATORS = [
+    *_masked(
+        "discounted_return",
+        _of("normal", "B T", "reward") | _of("flag", "B T", "done"),
+        ("reward",),
+        scalars=_GAMMA,
+    ),
+    *_masked(
+        "discounted_advantage",
+        _of("normal", "B T", "reward", "value") | _of("flag", "B T", "done"),
+        ("reward", "value"),
+        scalars=_GAMMA,
+    ),
+    *_masked("n_step_return", _RETURN, _AHEAD, scalars=_GAMMA, fixed=_THREE),
+    *_masked("n_step_advantage", _SEQUENCE, _FLOW, scalars=_GAMMA, fixed=_THREE),
+    *_masked(
+        "td0_return",
+        _of("normal", "B T", "reward", "next_value") | _of("flag", "B T", "terminated"),
+        _AHEAD,
+        scalars=_GAMMA,
+    ),
+    *_masked(
+        "td0_advantage",
+        _of("normal", "B T", "reward", "value", "next_value") | _of("flag", "B T", "terminated"),
+        _FLOW,
+        scalars=_GAMMA,
+    ),
+    *_masked("td1_return", _RETURN, _AHEAD, scalars=_GAMMA),
+    *_masked("td1_advantage", _SEQUENCE, _FLOW, scalars=_GAMMA),
+    *_masked("td_lambda_return", _RETURN, _AHEAD, scalars=_SCALARS),
+    *_masked("td_lambda_advantage", _SEQUENCE, _FLOW, scalars=_SCALARS),
+    *_masked("gae", _SEQUENCE, _FLOW, scalars=_SCALARS),
+    *_masked(
+        "multi_agent_gae", _TEAM, _FLOW, scalars=_SCALARS, fixed={"time_dim": 1, "agent_dim": -1}
+    ),
+    *_masked(
+        "vtrace",
+        _SEQUENCE | _LOG_PROBS,
+        (*_FLOW, *_LOG_PROBS),
+        scalars=_THRESHOLDS,
+    ),
+    *_masked(
+        "retrace",
+        _Q_VALUES,
+        ("reward", "action_value", "next_value", *_LOG_PROBS),
+        scalars=_SCALARS,
+    ),
+    *_masked("upgo_return", _RETURN, _AHEAD, scalars=_GAMMA),
+    *_masked(
+        "td_lambda_return rolling", _RETURN | _ROLLING, (*_AHEAD, "gamma", "lmbda"), **_ROLLED
+    ),
+    *_masked("gae rolling", _SEQUENCE | _ROLLING, (*_FLOW, "gamma", "lmbda"), **_ROLLED),
+    *_masked(
+        "vtrace rolling",
+        _SEQUENCE | _LOG_PROBS | _ROLLING,
+        (*_FLOW, *_LOG_PROBS, "gamma", "lmbda"),
+        **_ROLLED,
+    ),
+]
+
 CASES = [
-    _case("gae", _SEQUENCE, _FLOW, scalars=_SCALARS),
-    _case("gae masked", _SEQUENCE | _MASK_T, _FLOW, scalars=_SCALARS),
+    *ESTIMATORS,
     _case("linear_recurrence", _RECURRENCE, ("x", "decay")),
     _case("linear_recurrence masked", _RECURRENCE | _MASK_T, ("x", "decay")),
     _case("linear_recurrence forward", _RECURRENCE, ("x", "decay"), fixed={"reverse": False}),

@@ -1,5 +1,15 @@
 """Tensors to tensors: returns, distributions, objectives, reduction. No state, no TensorDict."""
 
+from compiled_rl.functional.advantages import (
+    AdvantageOutput,
+    discounted_advantage,
+    gae,
+    multi_agent_gae,
+    n_step_advantage,
+    td0_advantage,
+    td1_advantage,
+    td_lambda_advantage,
+)
 from compiled_rl.functional.categorical import (
     categorical_entropy,
     categorical_kl,
@@ -22,8 +32,15 @@ from compiled_rl.functional.normal import (
     normal_sample,
 )
 from compiled_rl.functional.objectives import ppo_clip, value_loss
+from compiled_rl.functional.off_policy import retrace, upgo_return, vtrace
 from compiled_rl.functional.reduction import reduce, standardize, variance
-from compiled_rl.functional.returns import AdvantageOutput, gae
+from compiled_rl.functional.returns import (
+    discounted_return,
+    n_step_return,
+    td0_return,
+    td1_return,
+    td_lambda_return,
+)
 from compiled_rl.kernels import linear_recurrence
 
 __all__ = [
@@ -34,12 +51,17 @@ __all__ = [
     "categorical_mode",
     "categorical_sample",
     "clip_fraction",
+    "discounted_advantage",
+    "discounted_return",
     "effective_sample_size",
     "explained_variance",
     "gae",
     "kl_k1",
     "kl_k3",
     "linear_recurrence",
+    "multi_agent_gae",
+    "n_step_advantage",
+    "n_step_return",
     "normal_entropy",
     "normal_kl",
     "normal_log_prob",
@@ -47,7 +69,16 @@ __all__ = [
     "normal_sample",
     "ppo_clip",
     "reduce",
+    "retrace",
     "standardize",
+    "td0_advantage",
+    "td0_return",
+    "td1_advantage",
+    "td1_return",
+    "td_lambda_advantage",
+    "td_lambda_return",
+    "upgo_return",
     "value_loss",
     "variance",
+    "vtrace",
 ]

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import where_valid
+from compiled_rl.functional.scalars import as_scalar, where_valid
 from compiled_rl.kernels.checks import check_mask
 
 
@@ -89,16 +89,17 @@ def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> T
     return (_sum(deviation.to(count.dtype).square()) / count.clamp(min=1)).to(x.dtype)
 
 
-def standardize(x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+def standardize(x: Tensor, mask: Optional[Tensor] = None, floor: float = 1e-6) -> Tensor:
     """Shift and scale to zero mean and unit standard deviation over the valid elements.
 
-        (x - mean) / max(standard deviation, 1e-6),   unbiased
+        (x - mean) / max(standard deviation, floor),   unbiased
 
     A single valid element has no deviation and is returned as it is.
 
     Args:
         x: ``[*B]``, an advantage for instance.
         mask: valid elements, bool ``[*B]``; None: all.
+        floor: least divisor, positive.
 
     Returns:
         ``[*B]``; zero under the mask.
@@ -112,6 +113,34 @@ def standardize(x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
     check_mask("standardize", mask, "x", x)
     x = where_valid(mask, x)
     mean = reduce(x, mask, "mean")
-    deviation = variance(x, mask, 1).sqrt().clamp(min=1e-6)
+    deviation = variance(x, mask, 1).sqrt().clamp(min=as_scalar(floor, x))
     standard = torch.where(count_valid(x, mask) > 1, (x - mean) / deviation, x)
     return where_valid(mask, standard)
+
+
+def standardize_groups(x: Tensor, group: Tensor, mask: Optional[Tensor], floor: float) -> Tensor:
+    """``standardize`` within each group of elements that bear the same number.
+
+    How many groups there are is never asked: they are numbered by their order, below the number of
+    elements.
+    """
+    index = _numbered(group.flatten())
+    flat = where_valid(mask, x).flatten()
+    one = torch.ones_like(flat) if mask is None else mask.flatten().to(flat.dtype)
+    count = _sum_by(one, index)
+    centred = flat - (_sum_by(flat, index) / count.clamp(min=1))[index]
+    deviation = _sum_by(one * centred.square(), index) / (count - 1).clamp(min=1)
+    scale = deviation.sqrt().clamp(min=as_scalar(floor, x))[index]
+    standard = torch.where(count[index] > 1, centred / scale, flat)
+    return where_valid(mask, standard.view_as(x))
+
+
+def _numbered(group: Tensor) -> Tensor:
+    """The groups' numbers, from zero on without a gap."""
+    ordered, order = group.sort(stable=True)
+    starts = torch.cat([torch.zeros_like(order[:1]), (ordered[1:] != ordered[:-1]).long()])
+    return torch.empty_like(order).scatter(0, order, starts.cumsum(0))
+
+
+def _sum_by(x: Tensor, index: Tensor) -> Tensor:
+    return torch.zeros_like(x).index_add(0, index, x)

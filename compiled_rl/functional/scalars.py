@@ -5,9 +5,25 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from compiled_rl.kernels.checks import check_shape
 from compiled_rl.kernels.scalars import as_scalar
 
-__all__ = ["as_scalar", "where_valid"]
+__all__ = ["as_scalar", "coefficient", "where_valid"]
+
+
+def coefficient(
+    function: str, name: str, value: float, reward: Tensor, mask: Optional[Tensor]
+) -> Tensor:
+    """A discount or a trace decay as a tensor: one for all steps, or one a step.
+
+    Raises:
+        ValueError: it has dimensions, and they are not the reward's.
+    """
+    x = as_scalar(value, reward)
+    if x.dim() == 0:
+        return x
+    check_shape(function, name, x, "reward", reward)
+    return where_valid(mask, x)
 
 
 def where_valid(mask: Optional[Tensor], x: Tensor) -> Tensor:

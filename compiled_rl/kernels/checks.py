@@ -42,10 +42,15 @@ def check_mask(
         check_flag(function, "mask", mask, reference_name, reference)
 
 
-def check_time(function: str, name: str, x: Tensor, time_dim: int) -> None:
-    """Refuse a tensor that is not floating point or has no axis ``time_dim``."""
+def check_floating(function: str, name: str, x: Tensor) -> None:
+    """Refuse integers, flags and complex numbers."""
     if not torch.is_floating_point(x):
         raise ValueError(f"{function}: `{name}` must be floating point, got {x.dtype}")
+
+
+def check_time(function: str, name: str, x: Tensor, time_dim: int) -> None:
+    """Refuse a tensor that is not floating point or has no axis ``time_dim``."""
+    check_floating(function, name, x)
     if x.dim() == 0:
         raise ValueError(f"{function}: `{name}` must have a time axis, got a 0-d tensor")
     if not -x.dim() <= time_dim < x.dim():
@@ -61,20 +66,24 @@ def check_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> 
 
 
 def check_steps(
-    function: str, names: list[str], tensors: list[Tensor], mask: Optional[Tensor], time_dim: int
+    function: str, tensors: dict[str, Tensor], mask: Optional[Tensor], time_dim: Optional[int]
 ) -> None:
-    """What an estimator's loops rely on when they read memory.
+    """What every estimator asks of its inputs, one value a step; None: there is no time axis.
 
-    Flags are known by their names. The first tensor has the shape, dtype and device of all.
+    The first tensor has the shape, dtype and device of all; flags are known by their names.
     """
-    name, first = names[0], tensors[0]
-    check_time(function, name, first, time_dim)
-    for k in range(1, len(names)):
-        if names[k] == "terminated" or names[k] == "done":
-            check_flag(function, names[k], tensors[k], name, first)
+    name = list(tensors.keys())[0]  # noqa: RUF015  (TorchScript has no iterators)
+    first = tensors[name]
+    if time_dim is None:
+        check_floating(function, name, first)
+    else:
+        check_time(function, name, first, time_dim)
+    for other, x in tensors.items():
+        if other == "terminated" or other == "done":
+            check_flag(function, other, x, name, first)
         else:
-            check_like(function, names[k], tensors[k], name, first)
-        check_device(function, names[k], tensors[k], name, first)
+            check_like(function, other, x, name, first)
+        check_device(function, other, x, name, first)
     if mask is not None:
         check_mask(function, mask, name, first)
         check_device(function, "mask", mask, name, first)
@@ -88,15 +97,4 @@ def check_device(
         raise ValueError(
             f"{function}: `{name}` must be on the device of `{reference_name}`, "
             f"got {x.device} and {reference.device}"
-        )
-
-
-def check_coefficient(
-    function: str, name: str, x: Tensor, reference_name: str, reference: Tensor
-) -> None:
-    """Refuse a coefficient that is neither 0-d nor given for each step: nothing broadcasts."""
-    if x.dim() != 0 and x.shape != reference.shape:
-        raise ValueError(
-            f"{function}: `{name}` must be 0-d or have the shape of `{reference_name}`, "
-            f"got {list(x.shape)} and {list(reference.shape)}"
         )

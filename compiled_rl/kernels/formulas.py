@@ -103,7 +103,7 @@ def _gae_after(tensors, room, offset, block, scalars):
 # ---- the lambda return ---------------------------------------------------------------------------
 
 
-def td_lambda_across(geometry, flags, reals, scalars, masked):
+def td_lambda_return_across(geometry, flags, reals, scalars, masked):
     """The lambda return, the batch innermost."""
     tensors = _td_lambda_tensors(geometry, flags, reals)
     coefficients = _discounts(reals, scalars, masked)
@@ -111,7 +111,7 @@ def td_lambda_across(geometry, flags, reals, scalars, masked):
     across(_td_lambda_before, operands, _nothing, tensors, coefficients, sizes(geometry), True)
 
 
-def td_lambda_along(geometry, flags, reals, scalars, masked):
+def td_lambda_return_along(geometry, flags, reals, scalars, masked):
     """The lambda return, time innermost."""
     tensors = _td_lambda_tensors(geometry, flags, reals)
     coefficients = _discounts(reals, scalars, masked)

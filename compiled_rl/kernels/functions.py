@@ -104,7 +104,7 @@ def fusable(
     gradients, any_type = torch.is_grad_enabled(), torch.compiler.is_compiling()
     for x in (*tensors, *scalars, mask):
         if isinstance(x, Tensor):
-            if gradients and x.requires_grad or not any_type and type(x) not in _PLAIN:
+            if (gradients and x.requires_grad) or (not any_type and type(x) not in _PLAIN):
                 return False
     for x in scalars:
         if isinstance(x, Tensor) and x.dim() != 0:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def as_scalar(value: float, like: Tensor) -> Tensor:
-    """A float or a 0-d tensor as a 0-d tensor of ``like``'s dtype and device; keeps its gradient.
+    """A float as a 0-d tensor, or a tensor, of ``like``'s dtype and device; keeps its gradient.
 
     In a compiled graph a coefficient must not become a constant, or each new value would compile a
     new graph. TorchDynamo keeps a float symbolic through an addition but not through

@@ -44,7 +44,7 @@ KERNELS = {
     kernel.name: kernel
     for kernel in (
         Kernel("gae", _STEPS, (), ("gamma", "lmbda"), 2),
-        Kernel("td_lambda", ("reward", "next_value"), (), ("gamma", "lmbda"), 1),
+        Kernel("td_lambda_return", ("reward", "next_value"), (), ("gamma", "lmbda"), 1),
         Kernel("vtrace", _STEPS, ("log_prob", "behavior_log_prob"), _THRESHOLDS, 2),
     )
 }
@@ -58,7 +58,7 @@ def check(
     time_dim: int,
 ) -> None:
     """What the loops of a kernel rely on when they read memory."""
-    check_steps(kernel.name, list(kernel.inputs), list(tensors), mask, time_dim)
+    check_steps(kernel.name, dict(zip(kernel.inputs, tensors, strict=True)), mask, time_dim)
     for name, x in zip(kernel.scalars, scalars, strict=True):
         if isinstance(x, Tensor) and x.dim() != 0:
             raise ValueError(f"{kernel.name}: `{name}` must be 0-d, got {list(x.shape)}")

@@ -1,9 +1,8 @@
-"""What the papers say, one scalar at a time: another algorithm than the code's.
-
-Every oracle takes the case's tensors and scalars by name and returns the outputs as nested lists.
-"""
+"""Recurrence, objectives, distributions, reductions and metrics."""
 
 import math
+
+from tests.oracles.estimators import valid
 
 NEVER = -math.inf
 
@@ -11,32 +10,6 @@ NEVER = -math.inf
 def rows(*tensors):
     """The rows of several tensors side by side, as nested lists."""
     return zip(*[x.tolist() for x in tensors], strict=True)
-
-
-def valid(mask, like):
-    return [[True] * len(row) for row in like.tolist()] if mask is None else mask.tolist()
-
-
-def gae(reward, value, next_value, terminated, done, gamma=0.99, lmbda=0.95, mask=None):
-    advantages, targets = [], []
-    ok = valid(mask, reward)
-    for r, v, n, over, cut, keep in zip(
-        *[x.tolist() for x in (reward, value, next_value, terminated, done)], ok, strict=True
-    ):
-        row = []
-        for t in range(len(r)):
-            total, weight = 0.0, 1.0
-            for k in range(t, len(r)):
-                if not keep[k]:
-                    break
-                total += weight * (r[k] + gamma * (0.0 if over[k] else n[k]) - v[k])
-                weight *= gamma * lmbda
-                if cut[k] or over[k]:
-                    break
-            row.append(total)
-        advantages.append(row)
-        targets.append([a + b if k else 0.0 for a, b, k in zip(row, v, keep, strict=True)])
-    return advantages, targets
 
 
 def linear_recurrence(x, decay, mask=None, reverse=True):

@@ -1,0 +1,25 @@
+"""What every estimator asks of the neighbours in time."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from compiled_rl.functional.scalars import where_valid
+
+
+def following(x: Tensor, time_dim: int) -> Tensor:
+    """``x[t + 1]`` at ``t``; zero, or False, past the end."""
+    padding = [0, 0] * (x.dim() - 1 - time_dim % x.dim()) + [0, 1]
+    return torch.nn.functional.pad(x, padding).narrow(time_dim, 1, x.size(time_dim))
+
+
+def cuts(terminated: Tensor, done: Tensor, mask: Optional[Tensor], time_dim: int) -> Tensor:
+    """Where nothing of the next step reaches this one: episode over, or no valid step follows."""
+    valid = torch.ones_like(done) if mask is None else mask
+    return terminated | done | ~following(valid, time_dim)
+
+
+def bootstrap_value(next_value: Tensor, terminated: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """The value of the state entered, zero where the task ended there or the step is not valid."""
+    return where_valid(~terminated, where_valid(mask, next_value))
