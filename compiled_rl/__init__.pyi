@@ -5,6 +5,14 @@ from compiled_rl import losses as losses
 from compiled_rl import modules as modules
 from compiled_rl import training as training
 from compiled_rl.estimators import GAE as GAE
+from compiled_rl.estimators import MultiAgentGAE as MultiAgentGAE
+from compiled_rl.estimators import TD0Estimator as TD0Estimator
+from compiled_rl.estimators import TD1Estimator as TD1Estimator
+from compiled_rl.estimators import TDLambdaEstimator as TDLambdaEstimator
+from compiled_rl.estimators import ValueEstimatorBase as ValueEstimatorBase
+from compiled_rl.estimators import ValueEstimators as ValueEstimators
+from compiled_rl.estimators import VTrace as VTrace
+from compiled_rl.estimators import default_value_kwargs as default_value_kwargs
 from compiled_rl.losses import ClipPPOLoss as ClipPPOLoss
 from compiled_rl.losses import LossModule as LossModule
 from compiled_rl.modules import ObservationNormalizer as ObservationNormalizer

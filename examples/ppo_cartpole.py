@@ -100,19 +100,9 @@ def _layers() -> list[nn.Module]:
 
 def _estimate(loss: ClipPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
     """The rollout with advantage and value target, flat."""
-    with torch.no_grad():
-        value = loss.critic_network(rollout["observation"])
-        next_value = loss.critic_network(rollout["next_observation"])
-        target = loss.value_estimator(
-            rollout["next_reward"],
-            value,
-            next_value,
-            rollout["next_terminated"],
-            rollout["next_done"],
-            time_dim=0,
-        )
-    names = ("observation", "action", "action_log_prob")
-    batch = {name: rollout[name] for name in names} | target._asdict()
+    target = loss.value_estimator(rollout, time_dim=0)
+    batch = {name: rollout[name] for name in ("observation", "action", "action_log_prob")}
+    batch |= {name: target[name] for name in ("advantage", "value_target")}
     return {name: x.flatten(0, 1) for name, x in batch.items()}
 
 

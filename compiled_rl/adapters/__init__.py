@@ -2,12 +2,14 @@
 
 from compiled_rl.adapters.dispatch import Data, given, output_type, read, write
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, keyword, unique
-from compiled_rl.adapters.plain import PlainForm, PlainPolicy
+from compiled_rl.adapters.keyed import KeyedModule
+from compiled_rl.adapters.plain import PlainForm, PlainPolicy, select_valid
 
 __all__ = [
     "Data",
     "Field",
     "Key",
+    "KeyedModule",
     "PlainForm",
     "PlainPolicy",
     "describe",
@@ -16,6 +18,7 @@ __all__ = [
     "keyword",
     "output_type",
     "read",
+    "select_valid",
     "unique",
     "write",
 ]

@@ -54,6 +54,19 @@ def write(owner: str, source: Any, outputs: dict[str, Tensor], out_keys: tuple[s
     return to_tensordict(outputs)
 
 
+def write_into(
+    owner: str, source: Any, outputs: dict[Key, Tensor], out_keys: tuple[str, ...]
+) -> Any:
+    """The outputs by key: in the TensorDict that came, in a dict, or the first as a named tuple."""
+    if source is None:
+        return output_type(owner, out_keys)(*list(outputs.values())[: len(out_keys)])
+    if not is_tensordict(source):
+        return outputs
+    for key, x in outputs.items():
+        source.set(key, x)
+    return source
+
+
 def is_tensordict(source: Any) -> bool:
     """Whether it is a TensorDict, told without importing tensordict: a mapping with a batch."""
     return hasattr(source, "batch_size")

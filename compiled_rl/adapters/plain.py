@@ -1,13 +1,13 @@
 """The plain form of a network: its calls over a dict of tensors, whatever wraps them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from compiled_rl.adapters.dispatch import Data, given
+from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, keyword, unique
 from compiled_rl.modules import Policy
 from compiled_rl.modules.families import Family, Params, family_of
@@ -47,12 +47,17 @@ class PlainForm(nn.Module):
             data.update(zip(out_keys, _as_tuple(outputs, out_keys), strict=True))
         return data
 
-    def detached(self, data: Data) -> Data:
+    def detached(self, data: Data, params: Any = None) -> Data:
         """``forward`` with the parameters held out: no gradient reaches them, inputs keep theirs.
 
         The parameters are looked up at the call, so that ``functional_call`` around it works.
+
+        Args:
+            data: the inputs.
+            params: to take instead of the network's own: by name, or a TensorDict of them.
         """
-        held = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        named = flat_parameters(self.network.named_parameters() if params is None else params)
+        held = {f"network.{name}": parameter.detach() for name, parameter in named.items()}
         out: Data = functional_call(self, held, (data,))
         return out
 
@@ -90,6 +95,27 @@ class PlainPolicy(PlainForm):
     def params(self, data: Data) -> Params:
         """The distribution's parameters, from what ``forward`` returned."""
         return tuple(data[key] for key in self.param_keys)
+
+
+def flat_parameters(params: Any) -> dict[str, Tensor]:
+    """Parameters by their dotted names, from pairs, a mapping or a TensorDict."""
+    if is_tensordict(params):
+        return dict(params.flatten_keys(".").items())
+    return dict(params)
+
+
+def select_valid(data: Data, mask: Optional[Tensor]) -> Data:
+    """The data with zeros where the mask forbids, so that nothing there reaches a network."""
+    if mask is None:
+        return data
+    return {key: _select(x, mask) for key, x in data.items()}
+
+
+def _select(x: Tensor, mask: Tensor) -> Tensor:
+    if x.shape[: mask.dim()] != mask.shape:
+        return x
+    valid = mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
+    return torch.where(valid, x, torch.zeros_like(x))
 
 
 def _steps(network: nn.Module, out_key: Key) -> Sequence[Step]:

@@ -1,30 +1,18 @@
 """What every loss shares: its fields, its masks, its ways of being called."""
 
-from typing import Any, ClassVar, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional, Self
 
 import torch
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 
-from compiled_rl.adapters import (
-    Data,
-    Field,
-    Key,
-    PlainForm,
-    describe,
-    given,
-    in_next,
-    output_type,
-    read,
-    unique,
-    write,
-)
-from compiled_rl.modules import CoefficientModule
+from compiled_rl.adapters import Data, Key, KeyedModule, given, read, unique, write
+from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 
 _AUTOMATIC_MASKS: tuple[Key, ...] = (("collector", "mask"), "shifted_valid")
 _REDUCTIONS = ("none", "mean", "sum")
 
 
-class LossModule(CoefficientModule):
+class LossModule(KeyedModule):
     """A loss: it gathers (evaluates its networks), calls an objective, and reduces.
 
     Call it with keyword tensors and it returns a named tuple of ``out_keys``; with a mapping of
@@ -47,14 +35,8 @@ class LossModule(CoefficientModule):
         ValueError: ``reduction`` or ``loss_mask_key`` is unknown.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ("reduction",)
-    in_keys: tuple[Key, ...]
-    out_keys: tuple[str, ...]
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.__doc__ = (cls.__doc__ or "") + describe(cls.fields)
+    default_value_estimator: ClassVar[ValueEstimators]
 
     def __init__(
         self,
@@ -71,9 +53,9 @@ class LossModule(CoefficientModule):
                 f"{self.name}: `loss_mask_key` must be 'auto', None or a key, got {loss_mask_key!r}"
             )
         self.reduction = reduction
+        self.value_type: Any = None
+        self._value_estimator: Optional[ValueEstimatorBase] = None
         self.mask_keys = _mask_keys(loss_mask_key)
-        self.default_keys = {f.name: f.key for f in self.fields if f.kind == "input"}
-        self.tensor_keys = dict(self.default_keys)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.fixed and (name in self.__dict__ or name in self.__dict__["_modules"]):
@@ -82,80 +64,67 @@ class LossModule(CoefficientModule):
             )
         super().__setattr__(name, value)
 
-    @property
-    def name(self) -> str:
-        """The class's name, with which every error begins."""
-        return type(self).__name__
+    def other_keys(self) -> tuple[Key, ...]:
+        """The masks."""
+        return self.mask_keys
 
-    def networks(self) -> tuple[PlainForm, ...]:
-        """Make the plain forms of the networks that the loss evaluates."""
+    def critic(self) -> Optional[nn.Module]:
+        """The network that a value estimator is lent, if there is one."""
         raise NotImplementedError
 
-    def absent(self) -> set[str]:
-        """The declared outputs that this instance, as configured, does not give."""
-        return set()
+    @property
+    def value_estimator(self) -> ValueEstimatorBase:
+        """The estimator that computes what the data lack.
+
+        Raises:
+            RuntimeError: the loss has no critic to estimate with.
+        """
+        if self._value_estimator is None:
+            raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
+        return self._value_estimator
+
+    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> Self:
+        """Choose the estimator that computes what the data lack; it is lent the loss's critic.
+
+        Args:
+            value_type: a member of ``ValueEstimators`` or its name, an estimator's class, or an
+                estimator; None: ``default_value_estimator``.
+            **hyperparams: of the estimator, such as ``gamma`` and ``lmbda``; for a name, those of
+                ``default_value_kwargs`` where they are not given.
+
+        Returns:
+            The loss.
+
+        Raises:
+            KeyError: there is no estimator of that name.
+            RuntimeError: the loss has no critic to estimate with.
+            TypeError: ``value_type`` or a hyper-parameter is nothing of the kind.
+            ValueError: a hyper-parameter is out of its range, or the estimator has another critic.
+        """
+        critic = self.critic()
+        if critic is None:
+            raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
+        value_type = self.default_value_estimator if value_type is None else value_type
+        estimator = make_estimator(value_type, hyperparams)
+        estimator.lend(critic)
+        self._value_estimator = estimator
+        self.value_type = type(estimator) if value_type is estimator else value_type
+        self.wire()
+        return self
+
+    def wire(self) -> None:
+        """Derive every list of keys, the value estimator's included."""
+        super().wire()
+        if self._value_estimator is not None:
+            known = self._value_estimator.default_keys
+            self._value_estimator.set_keys(
+                **{name: key for name, key in self.tensor_keys.items() if name in known}
+            )
+            self.in_keys = unique([*self.in_keys, *self._value_estimator.in_keys])
 
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """Every output by name, from every input that was given, by key."""
         raise NotImplementedError
-
-    def wire(self) -> None:
-        """Derive every list of keys from the fields, the networks and the keys that were set."""
-        self._forms = self.networks()
-        roots = [key for network in self._forms for key in network.in_keys]
-        nexts = [in_next(key) for key in roots]
-        self.in_keys = unique([*roots, *self.tensor_keys.values(), *nexts, *self.mask_keys])
-        computed = [field for field in self.fields if field.kind != "input"]
-        given = [field for field in computed if field.name not in self.absent()]
-        self._given = tuple(field.name for field in given)
-        self.out_keys = tuple(field.name for field in given if field.kind == "output")
-        output_type(self.name, self.out_keys)  # made now: a compiled call only finds it
-
-    def check_fresh(self) -> None:
-        """Refuse to go on when a submodule of a network was replaced.
-
-        Raises:
-            RuntimeError: one was.
-        """
-        for network in self._forms:
-            network.check_fresh()
-
-    def set_keys(self, **keys: Optional[Key]) -> None:
-        """Say under which keys the inputs are found; None restores a default.
-
-        What is read under ``"next"`` by default (``reward``, ``done``, ``terminated``) is read
-        there whatever its key. A refusal changes nothing.
-
-        Raises:
-            KeyError: the critic has no output of the key given for ``value``.
-            TypeError: a key is neither a string nor a tuple of strings.
-            ValueError: a name is not an input of this loss.
-        """
-        for name in keys:
-            if name not in self.default_keys:
-                raise ValueError(
-                    f"{self.name}: `{name}` is not an accepted key; "
-                    f"the accepted keys are {list(self.default_keys)}"
-                )
-        before = self.tensor_keys
-        self.tensor_keys = before | {name: self._key(name, key) for name, key in keys.items()}
-        try:
-            self.wire()
-        except KeyError:
-            self.tensor_keys = before
-            raise
-
-    def _key(self, name: str, key: Optional[Key]) -> Key:
-        if key is None:
-            return self.default_keys[name]
-        parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, str) for part in parts):
-            raise TypeError(
-                f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
-                f"got {key!r}"
-            )
-        default = self.default_keys[name]
-        return in_next(key) if isinstance(default, tuple) and default[0] == "next" else key
 
     def forward(self, tensordict: Any = None, **tensors: Tensor) -> Any:
         """The outputs, in the form in which the inputs came.
@@ -174,17 +143,6 @@ class LossModule(CoefficientModule):
         computed = self.evaluate(data)
         outputs = {name: computed[name] for name in self._given}
         return write(self.name, tensordict, outputs, self.out_keys)
-
-    def require(self, data: Data, name: str, why: str = "") -> Tensor:
-        """The input ``name``, or an error that says what is missing and what is there."""
-        key = self.tensor_keys[name]
-        if key not in data:
-            raise KeyError(
-                f"{self.name}: the key {key!r} for `{name}` was not found"
-                f"{why and ', needed ' + why}; "
-                f"the keys are {given(data)}"
-            )
-        return data[key]
 
     def require_recorded(self, data: Data, name: str) -> Tensor:
         """An input that was recorded: it must not be part of a graph."""
@@ -238,20 +196,6 @@ class LossModule(CoefficientModule):
                 f"got {list(mask.shape)}"
             )
         return mask[(...,) + (None,) * (len(batch) - mask.dim())].expand(batch)
-
-
-def select_valid(data: Data, mask: Optional[Tensor]) -> Data:
-    """The data with zeros where the mask forbids, so that nothing there reaches a network."""
-    if mask is None:
-        return data
-    return {key: _select(x, mask) for key, x in data.items()}
-
-
-def _select(x: Tensor, mask: Tensor) -> Tensor:
-    if x.shape[: mask.dim()] != mask.shape:
-        return x
-    valid = mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
-    return torch.where(valid, x, torch.zeros_like(x))
 
 
 def _mask_keys(loss_mask_key: Optional[Key]) -> tuple[Key, ...]:

@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal, NamedTuple, Optional
 
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
-from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy, given
-from compiled_rl.estimators import GAE
+from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy, given, select_valid
+from compiled_rl.estimators import ValueEstimators
 from compiled_rl.functional import (
     clip_fraction,
     effective_sample_size,
@@ -17,7 +17,9 @@ from compiled_rl.functional import (
 )
 from compiled_rl.functional.reduction import largest
 from compiled_rl.kernels.checks import check_shape
-from compiled_rl.losses.base import LossModule, select_valid
+from compiled_rl.losses.base import LossModule
+
+_FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
 
 
 class Steps(NamedTuple):
@@ -27,6 +29,7 @@ class Steps(NamedTuple):
     value_target: Optional[Tensor] = None
     value: Optional[Tensor] = None
     old_value: Optional[Tensor] = None
+    mask: Optional[Tensor] = None
 
 
 class ClipPPOLoss(LossModule):
@@ -90,6 +93,7 @@ class ClipPPOLoss(LossModule):
         Field("explained_variance", "explained_variance", "metric", "[]", "of the critic"),
     )
 
+    default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.GAE
     fixed: ClassVar[tuple[str, ...]] = (
         "reduction",
         "actor_network",
@@ -146,20 +150,18 @@ class ClipPPOLoss(LossModule):
         self.default_keys["sample_log_prob"] = self._actor.log_prob_key
         self.tensor_keys = dict(self.default_keys)
         self.wire()
-        self._value_estimator: Optional[GAE] = None
         if critic_network is not None:
             self.make_value_estimator()
+
+    def critic(self) -> Optional[nn.Module]:
+        """The critic, which is lent to the value estimator."""
+        return self.critic_network
 
     def networks(self) -> tuple[PlainForm, ...]:
         """The actor and, if there is one, the critic, whose output has the key of ``value``."""
         if self.critic_network is None:
             return (self._actor,)
-        critic = PlainForm(self.critic_network, self.tensor_keys["value"])
-        if self.tensor_keys["value"] not in critic.out_keys:
-            raise KeyError(
-                f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
-                f"of the critic, whose outputs are {list(critic.out_keys)}"
-            )
+        critic = self.plain_critic(self.critic_network)
         object.__setattr__(self, "_critic", critic)
         return self._actor, critic
 
@@ -184,35 +186,6 @@ class ClipPPOLoss(LossModule):
             off |= {"value_clip_fraction"}
         return off
 
-    @property
-    def value_estimator(self) -> GAE:
-        """The estimator that computes a missing advantage.
-
-        Raises:
-            RuntimeError: the loss has no critic to estimate with.
-        """
-        if self._value_estimator is None:
-            raise RuntimeError(f"{self.name}: a value estimator needs a `critic_network`, got None")
-        return self._value_estimator
-
-    def make_value_estimator(
-        self, value_type: Optional[type[GAE]] = None, **hyperparams: float
-    ) -> None:
-        """Choose the estimator that computes a missing advantage.
-
-        Args:
-            value_type: ``GAE``, the default.
-            **hyperparams: of the estimator, such as ``gamma`` and ``lmbda``.
-
-        Raises:
-            RuntimeError: the loss has no critic to estimate with.
-        """
-        if self.critic_network is None:
-            raise RuntimeError(f"{self.name}: a value estimator needs a `critic_network`, got None")
-        if value_type not in (None, GAE):
-            raise TypeError(f"{self.name}: `value_type` must be GAE or None, got {value_type!r}")
-        self._value_estimator = GAE(**hyperparams)
-
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """The losses and metrics by name; see the class."""
         batch = self.require_recorded(data, "sample_log_prob").shape
@@ -220,56 +193,63 @@ class ClipPPOLoss(LossModule):
         data = select_valid(data, mask)
         self.require_recorded(data, "action")
         policy = self._actor(data)
-        steps = self._steps(data, policy, batch, mask)
-        outputs = self._policy_terms(policy, steps.advantage, mask)
+        log_prob = self._log_prob(policy)
+        steps = self._steps(policy, log_prob, mask)
+        outputs = self._policy_terms(policy, log_prob, steps.advantage, steps.mask)
         if steps.value is not None and self.critic_coeff is not None:
-            outputs |= self._critic_terms(steps, self.critic_coeff, mask)
+            outputs |= self._critic_terms(steps, self.critic_coeff)
         return outputs
 
-    def _steps(self, data: Data, policy: Data, batch: Size, mask: Optional[Tensor]) -> Steps:
+    def _log_prob(self, policy: Data) -> Tensor:
+        """The log-probability of the recorded action now, of the shape of that then."""
+        params = self._actor.params(policy)
+        log_prob = self._actor.family.log_prob(params, self.require(policy, "action"))
+        behavior_log_prob = self.require(policy, "sample_log_prob")
+        check_shape(self.name, "sample_log_prob", behavior_log_prob, "log_prob", log_prob)
+        return log_prob
+
+    def _steps(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
         """Advantage and value terms, given or estimated, all aligned to ``[*B]``."""
-        if self.tensor_keys["advantage"] not in data:
-            return self._estimate(data, policy, batch, mask)
-        found = {"advantage": self.require(data, "advantage")}
+        batch = log_prob.shape
+        if self.tensor_keys["advantage"] not in policy:
+            return self._estimate(policy, log_prob, mask)
+        found = {"advantage": self.require(policy, "advantage")}
         if self.critic_coeff is not None:
-            value_target, value = self.require(data, "value_target"), self._value(policy)
-            found |= {"value_target": value_target, "value": value}
+            found["value_target"] = self.require(policy, "value_target")
+            found["value"] = self._value(policy)
             if self.clip_value is not None:
-                found["old_value"] = self.require(data, "value", "for `clip_value`")
-        return Steps(**self.per_step(batch, **found))
+                found["old_value"] = self.require(policy, "value", "for `clip_value`")
+        return Steps(**self.per_step(batch, **found), mask=mask)
 
     def _value(self, data: Data) -> Tensor:
         value: Tensor = self._critic(data)[self.tensor_keys["value"]]
         return value
 
-    def _estimate(self, data: Data, policy: Data, batch: Size, mask: Optional[Tensor]) -> Steps:
+    def _estimate(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
         """The steps of a sequence ``[*B, T]`` whose advantage was not given."""
         if self._value_estimator is None:
             raise RuntimeError(
                 f"{self.name}: the key {self.tensor_keys['advantage']!r} was not found, and "
-                f"without a `critic_network` it cannot be computed; the keys are {given(data)}"
+                f"without a `critic_network` it cannot be computed; the keys are {given(policy)}"
             )
         why = "to compute the missing `advantage`"
-        reward = self.require(data, "reward", why)
-        done = self.require(data, "done", why)
-        terminated = self.require(data, "terminated", why)
-        next_value = self._critic.detached(self._critic.at_next(data))[self.tensor_keys["value"]]
-        found = {"value": self._value(policy), "next_value": next_value, "reward": reward}
-        found |= {"done": done, "terminated": terminated}
+        found = {name: self.require(policy, name, why) for name in _FOR_THE_ESTIMATOR}
+        found["value"] = self._value(policy)
         if self.clip_value is not None:
-            found["old_value"] = self.require(data, "value", "for `clip_value`")
-        steps = self.per_step(batch, **found)
-        value, old_value = steps.pop("value"), steps.pop("old_value", None)
-        target = self._value_estimator(value=value.detach(), mask=mask, **steps)
-        return Steps(target.advantage, target.value_target, value, old_value)
+            found["old_value"] = self.require(policy, "value", "for `clip_value`")
+        aligned = self.per_step(log_prob.shape, **found)
+        (advantage, value_target), mask = self._value_estimator.within(
+            policy, log_prob.dim(), found["value"], log_prob, mask
+        )
+        target = self.per_step(log_prob.shape, advantage=advantage, value_target=value_target)
+        return Steps(
+            **target, value=aligned["value"], old_value=aligned.get("old_value"), mask=mask
+        )
 
     def _policy_terms(
-        self, policy: Data, advantage: Tensor, mask: Optional[Tensor]
+        self, policy: Data, log_prob: Tensor, advantage: Tensor, mask: Optional[Tensor]
     ) -> dict[str, Tensor]:
-        family, params = self._actor.family, self._actor.params(policy)
-        log_prob = family.log_prob(params, self.require(policy, "action"))
         behavior_log_prob = self.require(policy, "sample_log_prob")
-        check_shape(self.name, "sample_log_prob", behavior_log_prob, "log_prob", log_prob)
         if self.normalize_advantage:
             advantage = standardize(advantage, mask)
         epsilon = self.clip_epsilon
@@ -277,7 +257,7 @@ class ClipPPOLoss(LossModule):
         outputs = {"loss_objective": reduce(loss, mask, self.reduction)}
         outputs |= self._ratio_metrics(log_prob.detach() - behavior_log_prob, mask)
         if self.entropy_bonus:
-            entropy = family.entropy(params)
+            entropy = self._actor.family.entropy(self._actor.params(policy))
             outputs["entropy"] = reduce(entropy.detach(), mask)
             outputs["loss_entropy"] = reduce(-self.entropy_coeff * entropy, mask, self.reduction)
         return outputs
@@ -293,10 +273,8 @@ class ClipPPOLoss(LossModule):
             "mean_ratio": reduce(ratio, mask),
         }
 
-    def _critic_terms(
-        self, steps: Steps, weight: float, mask: Optional[Tensor]
-    ) -> dict[str, Tensor]:
-        value, target = steps.value, steps.value_target
+    def _critic_terms(self, steps: Steps, weight: float) -> dict[str, Tensor]:
+        value, target, mask = steps.value, steps.value_target, steps.mask
         assert value is not None
         assert target is not None
         outputs = {"explained_variance": explained_variance(value, target, mask)}

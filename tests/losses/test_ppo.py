@@ -647,9 +647,9 @@ def test_without_a_critic():
     assert "loss_critic" not in loss(data).keys()
     with pytest.raises(RuntimeError, match="without a `critic_network` it cannot be computed"):
         loss(without(data, "advantage"))
-    with pytest.raises(RuntimeError, match="a value estimator needs a `critic_network`, got None"):
+    with pytest.raises(RuntimeError, match="a value estimator needs a critic, got None"):
         loss.make_value_estimator()
-    with pytest.raises(RuntimeError, match="a value estimator needs a `critic_network`, got None"):
+    with pytest.raises(RuntimeError, match="a value estimator needs a critic, got None"):
         _ = loss.value_estimator
 
 

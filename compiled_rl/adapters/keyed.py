@@ -1,0 +1,134 @@
+"""What losses and estimators share: inputs found by key, outputs given by name."""
+
+from typing import Any, ClassVar, Optional
+
+from torch import Tensor
+
+from compiled_rl.adapters.dispatch import Data, given, output_type
+from compiled_rl.adapters.fields import Field, Key, describe, in_next, unique
+from compiled_rl.adapters.plain import PlainForm
+from compiled_rl.modules import CoefficientModule
+
+
+class KeyedModule(CoefficientModule):
+    """A module that declares ``fields`` and derives every list of keys from them.
+
+    A subclass registers its networks as ordinary attributes, makes their plain forms in
+    ``networks``, and calls ``wire`` at the end of its constructor.
+    """
+
+    fields: ClassVar[tuple[Field, ...]] = ()
+    settable: ClassVar[tuple[str, ...]] = ("input",)  # the kinds of fields whose key may be set
+    in_keys: tuple[Key, ...]
+    out_keys: tuple[str, ...]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = (cls.__doc__ or "") + describe(cls.fields)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.default_keys = {f.name: f.key for f in self.fields if f.kind in self.settable}
+        self.tensor_keys = dict(self.default_keys)
+
+    @property
+    def name(self) -> str:
+        """The class's name, with which every error begins."""
+        return type(self).__name__
+
+    def networks(self) -> tuple[PlainForm, ...]:
+        """Make the plain forms of the networks that are evaluated."""
+        raise NotImplementedError
+
+    def other_keys(self) -> tuple[Key, ...]:
+        """Keys that are read beside those of the networks and the fields."""
+        return ()
+
+    def absent(self) -> set[str]:
+        """The declared outputs that this instance, as configured, does not give."""
+        return set()
+
+    def wire(self) -> None:
+        """Derive every list of keys from the fields, the networks and the keys that were set."""
+        self._forms = self.networks()
+        roots = [key for network in self._forms for key in network.in_keys]
+        nexts = [in_next(key) for key in roots]
+        read = [self.tensor_keys[field.name] for field in self.fields if field.kind == "input"]
+        self.in_keys = unique([*roots, *read, *nexts, *self.other_keys()])
+        computed = [field for field in self.fields if field.kind != "input"]
+        given = [field for field in computed if field.name not in self.absent()]
+        self._given = tuple(field.name for field in given)
+        self.out_keys = tuple(field.name for field in given if field.kind == "output")
+        output_type(self.name, self.out_keys)  # made now: a compiled call only finds it
+
+    def check_fresh(self) -> None:
+        """Refuse to go on when a submodule of a network was replaced.
+
+        Raises:
+            RuntimeError: one was.
+        """
+        for network in self._forms:
+            network.check_fresh()
+
+    def set_keys(self, **keys: Optional[Key]) -> None:
+        """Say under which keys the tensors are found; None restores a default.
+
+        What is read under ``"next"`` by default (``reward``, ``done``, ``terminated``) is read
+        there whatever its key. A refusal changes nothing.
+
+        Raises:
+            KeyError: the critic has no output of the key given for ``value``.
+            TypeError: a key is neither a string nor a tuple of strings.
+            ValueError: a name is not an input.
+        """
+        for name in keys:
+            if name not in self.default_keys:
+                raise ValueError(
+                    f"{self.name}: `{name}` is not an accepted key; "
+                    f"the accepted keys are {list(self.default_keys)}"
+                )
+        before = self.tensor_keys
+        self.tensor_keys = before | {name: self._key(name, key) for name, key in keys.items()}
+        try:
+            self.wire()
+        except KeyError:
+            self.tensor_keys = before
+            raise
+
+    def _key(self, name: str, key: Optional[Key]) -> Key:
+        if key is None:
+            return self.default_keys[name]
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, str) for part in parts):
+            raise TypeError(
+                f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
+                f"got {key!r}"
+            )
+        default = self.default_keys[name]
+        entered = isinstance(default, tuple) and default[0] == "next"
+        return in_next(key) if entered and parts[0] != "next" else key
+
+    def plain_critic(self, network: Any) -> PlainForm:
+        """The plain form of a critic, whose output must have the key of ``value``.
+
+        Raises:
+            KeyError: it has not.
+        """
+        critic = PlainForm(network, self.tensor_keys["value"])
+        if self.tensor_keys["value"] not in critic.out_keys:
+            raise KeyError(
+                f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
+                f"of the critic, whose outputs are {list(critic.out_keys)}"
+            )
+        return critic
+
+    def require(self, data: Data, name: str, why: str = "") -> Tensor:
+        """The input ``name``, or an error that says what is missing and what is there."""
+        key = self.tensor_keys[name]
+        if key not in data:
+            raise KeyError(
+                f"{self.name}: the key {key!r} for `{name}` was not found"
+                f"{why and ', needed ' + why}; "
+                f"the keys are {given(data)}"
+            )
+        return data[key]

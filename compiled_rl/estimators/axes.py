@@ -1,0 +1,87 @@
+"""Where time is in the tensors of a call."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Optional
+
+from torch import Tensor
+
+from compiled_rl.adapters.dispatch import is_tensordict
+
+
+class Axes(NamedTuple):
+    """The leading axes that all tensors of a call share, and which of them is time."""
+
+    batch: int
+    time: int
+
+    def like(self, x: Optional[Tensor], reward: Tensor) -> Optional[Tensor]:
+        """``x``, if it is given, with the trailing one that the reward has."""
+        if x is not None and x.dim() == self.batch and reward.dim() == self.batch + 1:
+            return x.unsqueeze(-1)
+        return x
+
+    def batched(self, x: Tensor) -> Tensor:
+        """``x`` without a trailing one."""
+        return x.reshape(x.shape[: self.batch])
+
+
+def find_axes(owner: str, source: Any, tensors: Iterable[Tensor], time_dim: Optional[int]) -> Axes:
+    """The batch axes of a TensorDict, or those that all tensors share; time is the last of them.
+
+    A size of one with which all tensors end is no batch axis, but a trailing one.
+
+    Args:
+        owner: whose errors these are.
+        source: the container of the call, or None.
+        tensors: all that were given.
+        time_dim: the axis that was asked for, or None.
+
+    Raises:
+        RuntimeError: there is no batch axis.
+        ValueError: the time axis is not one of them, or cannot be told.
+    """
+    if is_tensordict(source):
+        batch, named = source.batch_dims, _named_time(source)
+        time_dim = named if time_dim is None else time_dim
+    else:
+        batch = _shared_axes(owner, list(tensors), time_dim)
+    return time_among(owner, batch, time_dim)
+
+
+def time_among(owner: str, batch: int, time_dim: Optional[int]) -> Axes:
+    """The time axis among so many batch axes; the last unless another was asked for.
+
+    Raises:
+        RuntimeError: there is no batch axis.
+        ValueError: the axis is not one of them.
+    """
+    if batch == 0:
+        raise RuntimeError(f"{owner}: the data must have at least one batch axis, got none")
+    time = -1 if time_dim is None else time_dim
+    if not -batch <= time < batch:
+        raise ValueError(
+            f"{owner}: `time_dim` must be one of the {batch} batch axes, got {time_dim}"
+        )
+    return Axes(batch, time % batch)
+
+
+def _named_time(source: Any) -> Optional[int]:
+    names = list(source.names)
+    return names.index("time") if "time" in names else None
+
+
+def _shared_axes(owner: str, tensors: list[Tensor], time_dim: Optional[int]) -> int:
+    """How many leading axes all tensors have in common."""
+    first, rank = tensors[0].shape, min([x.dim() for x in tensors])
+    shared = 0
+    while shared < rank and all(x.shape[shared] == first[shared] for x in tensors):
+        shared += 1
+    trailing = shared > 1 and first[shared - 1] == 1
+    if not trailing or any(x.dim() > shared for x in tensors) or time_dim == shared - 1:
+        return shared
+    if shared == 2 and time_dim is None:
+        raise ValueError(
+            f"{owner}: `time_dim` must be given for tensors of shape {list(first)}: "
+            "0 for time and a trailing one, 1 for a batch of single steps"
+        )
+    return shared - 1

@@ -1,0 +1,342 @@
+"""What every value estimator shares: its fields, its networks, its ways of being called."""
+
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, ClassVar, Optional
+
+import torch
+from torch import Tensor, nn
+
+from compiled_rl.adapters import Data, Field, Key, KeyedModule, PlainForm, in_next, read
+from compiled_rl.adapters.dispatch import given, write_into
+from compiled_rl.adapters.plain import select_valid
+from compiled_rl.estimators.axes import Axes, find_axes, time_among
+from compiled_rl.estimators.steps import Steps, both
+from compiled_rl.estimators.values import Calls, Critic, Values
+from compiled_rl.functional import AdvantageOutput
+
+_MASK: Key = ("collector", "mask")
+
+
+class ValueEstimatorBase(KeyedModule):
+    """A value estimator: it evaluates a critic and calls a function of ``functional``.
+
+    Call it with a TensorDict, which comes back with the advantage, the value target and the values
+    written into it; with keyword tensors, for a named tuple of advantage and value target; or with
+    a mapping, for a dict. Tensors of one value a step are all ``[*B, T]`` or all ``[*B, T, 1]``.
+    What lies under the mask ``("collector", "mask")``, where it is given, is never read. Without a
+    ``value_network`` the values are read from the data.
+
+    A subclass computes ``estimate`` from ``Steps``.
+
+    Args:
+        value_network: a plain module from ``observation`` to values, or a TensorDict module; its
+            parameters never get a gradient. None: the values are in the data.
+        shifted: value all states in one call of the critic on ``T + shifted_budget`` of them: the
+            states left, and those entered behind a truncated step and behind the last one. Steps
+            for which there was no room are not valid: their outputs are zero, and
+            ``shifted_valid`` says so.
+        differentiable: whether gradients reach rewards, observations and coefficients.
+        skip_existing: whether values that are in the data are taken rather than computed.
+        device: where the coefficients are; None: where they were.
+        time_dim: the time axis, among the batch axes if negative; None: the one that a TensorDict
+            names ``"time"``, else the last batch axis.
+        value_chunk_size: how many entries of the axis ``value_chunk_dim`` the critic sees at a
+            time; None: all.
+        num_chunks: instead of it, in how many pieces.
+        value_chunk_dim: the axis that is cut in pieces.
+        shifted_budget: room for states entered in a shifted call, at least 1.
+        deactivate_vmap: accepted and ignored: nothing is mapped here.
+
+    Raises:
+        KeyError: the critic has no output of the key of ``value``.
+        TypeError: ``value_network`` is no module.
+        ValueError: a coefficient or a size is out of its range.
+    """
+
+    settable: ClassVar[tuple[str, ...]] = ("input", "output")
+    needs_value: ClassVar[bool] = True  # whether the value target asks for the value, too
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("value", "state_value", "input", "as reward", "of the state left, if not computed"),
+        Field("reward", ("next", "reward"), "input", "[*B, T] or [*B, T, 1]", "of the step"),
+        Field("done", ("next", "done"), "input", "bool, as reward", "the episode ended"),
+        Field("terminated", ("next", "terminated"), "input", "bool, as reward", "the task ended"),
+        Field("steps_to_next_obs", "steps_to_next_obs", "input", "as reward", "of n-step data"),
+        Field("advantage", "advantage", "output", "as reward", "what the critic did not expect"),
+        Field("value_target", "value_target", "output", "as reward", "what it should have"),
+    )
+    gamma: Tensor
+    _critic: Optional[Critic]
+    _lent: Optional[nn.Module] = None
+
+    def __init__(
+        self,
+        *,
+        gamma: float | Tensor,
+        value_network: Optional[nn.Module] = None,
+        shifted: bool = False,
+        differentiable: bool = False,
+        skip_existing: Optional[bool] = None,
+        device: Optional[torch.device | str] = None,
+        time_dim: Optional[int] = None,
+        value_chunk_size: Optional[int] = None,
+        num_chunks: Optional[int] = None,
+        value_chunk_dim: int = 0,
+        shifted_budget: int = 1,
+        deactivate_vmap: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(value_network, nn.Module | None):
+            raise TypeError(
+                f"{self.name}: `value_network` must be an nn.Module or None, "
+                f"got {type(value_network).__name__}"
+            )
+        self.value_network = value_network
+        self.differentiable = differentiable
+        self.skip_existing = bool(skip_existing)
+        self.device = device
+        self.time_dim = time_dim
+        chunks = (value_chunk_size, num_chunks, value_chunk_dim)
+        self.calls = Calls(shifted, shifted_budget, *chunks)
+        for name in ("shifted_budget", "value_chunk_size", "num_chunks"):
+            size = getattr(self.calls, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{self.name}: `{name}` must be at least 1, got {size}")
+        self.register_discount("gamma", gamma)
+        self.wire()
+
+    def register_discount(self, name: str, value: float | Tensor) -> None:
+        """Register a coefficient in [0, 1]: one for all steps, one a time step, or one a step.
+
+        A ``Parameter`` stays the very parameter that it is and is learned; anything else is copied
+        to a buffer.
+
+        Raises:
+            ValueError: it is not in [0, 1].
+        """
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        elif isinstance(value, Tensor) and value.dim():
+            self.register_buffer(name, value.detach().clone())
+        else:
+            self.register_coefficient(name, value)
+        x = getattr(self, name)
+        if not bool(((x >= 0) & (x <= 1)).all()):
+            got = f"{float(x):g}" if x.dim() == 0 else f"values from {x.min():g} to {x.max():g}"
+            raise ValueError(f"{self.name}: `{name}` must be in [0, 1], got {got}")
+        self.to(self.device)
+
+    def lend(self, value_network: nn.Module) -> None:
+        """Use the critic of a loss, whose child it stays.
+
+        Raises:
+            ValueError: the estimator has another critic of its own.
+        """
+        if self.value_network is not None and self.value_network is not value_network:
+            raise ValueError(
+                f"{self.name}: `value_network` must be None or the loss's own critic, "
+                f"got another {type(self.value_network).__name__}"
+            )
+        object.__setattr__(self, "_lent", value_network)
+        self.wire()
+
+    def networks(self) -> tuple[PlainForm, ...]:
+        """The critic, if there is one."""
+        network = self.value_network if self._lent is None else self._lent
+        critic = None
+        if network is not None:
+            critic = Critic(self.plain_critic(network), self.tensor_keys["value"], self.calls)
+        # Outside the module tree: its modules are those of a child already.
+        object.__setattr__(self, "_critic", critic)
+        return () if critic is None else (critic.form,)
+
+    def other_keys(self) -> tuple[Key, ...]:
+        """The values of the states entered, and the mask."""
+        return (self._next_value_key, _MASK)
+
+    @property
+    def _next_value_key(self) -> Key:
+        return in_next(self.tensor_keys["value"])
+
+    def set_keys(self, **keys: Optional[Key]) -> None:
+        """Say under which keys the tensors are found and written.
+
+        Raises:
+            KeyError: a name is not known, or the critic has no output of the key of ``value``.
+            ValueError: a key is neither a string nor a tuple of strings.
+        """
+        for name, key in keys.items():
+            if name not in self.default_keys:
+                raise KeyError(
+                    f"{self.name}: `{name}` is not an accepted key; "
+                    f"the accepted keys are {list(self.default_keys)}"
+                )
+            if not isinstance(key, str | tuple):
+                raise ValueError(
+                    f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
+                    f"got {key!r}"
+                )
+        super().set_keys(**keys)
+
+    def estimate(self, steps: Steps) -> AdvantageOutput:
+        """Advantage and value target of steps whose values are known."""
+        raise NotImplementedError
+
+    def target(self, steps: Steps) -> Tensor:
+        """The value target alone."""
+        return self.estimate(steps).value_target
+
+    def along_time(self, coefficient: Any, steps: Steps) -> Any:
+        """A coefficient as the functions take it: 0-d, or one a step."""
+        if coefficient.dim() != 1 or steps.reward.dim() == 1:
+            return coefficient
+        shape = [1] * steps.reward.dim()
+        shape[steps.time_dim] = -1
+        return coefficient.view(shape).expand_as(steps.reward)
+
+    def discount(self, steps: Steps) -> Any:
+        """``gamma``, to the power of the steps that each reward sums up."""
+        gamma = self.along_time(self.gamma, steps)
+        return gamma if steps.steps_to_next is None else gamma**steps.steps_to_next
+
+    def forward(
+        self,
+        tensordict: Any = None,
+        *,
+        params: Any = None,
+        target_params: Any = None,
+        time_dim: Optional[int] = None,
+        **tensors: Tensor,
+    ) -> Any:
+        """Advantage and value target, in the form in which the inputs came.
+
+        Args:
+            tensordict: a TensorDict, into which they are written beside the values, or a mapping.
+            params: parameters of the critic instead of its own, by name or a TensorDict.
+            target_params: those with which states entered are valued; None: ``params``.
+            time_dim: the time axis among the batch axes, instead of the estimator's.
+            **tensors: instead of a container, the inputs by keyword.
+
+        Raises:
+            KeyError: a needed input is missing.
+            RuntimeError: there is no batch axis.
+            TypeError: a keyword is unknown.
+            ValueError: shapes do not fit.
+        """
+        data, axes = self._read(tensordict, tensors, time_dim)
+        with self._gradients():
+            values = self._values(data, axes, params, target_params)
+            advantage, value_target = self.estimate(self._steps(data, axes, values))
+        outputs: dict[Key, Tensor] = {
+            self.tensor_keys["advantage"]: advantage,
+            self.tensor_keys["value_target"]: value_target,
+            self._next_value_key: values.next_value,
+        }
+        if values.value is not None:
+            outputs[self.tensor_keys["value"]] = values.value
+        if values.valid is not None:
+            outputs["shifted_valid"] = values.valid
+        return write_into(self.name, tensordict, outputs, self.out_keys)
+
+    def value_estimate(
+        self,
+        tensordict: Any = None,
+        *,
+        params: Any = None,
+        target_params: Any = None,
+        time_dim: Optional[int] = None,
+        **tensors: Tensor,
+    ) -> Tensor:
+        """The value target alone; nothing is written. Arguments as of ``forward``."""
+        data, axes = self._read(tensordict, tensors, time_dim)
+        with self._gradients():
+            values = self._values(data, axes, params, target_params, self.needs_value)
+            return self.target(self._steps(data, axes, values))
+
+    def within(
+        self, data: Data, batch: int, value: Tensor, log_prob: Tensor, mask: Optional[Tensor]
+    ) -> tuple[AdvantageOutput, Optional[Tensor]]:
+        """For a loss that lent its critic and has called it already.
+
+        Args:
+            data: what the loss read, by key; zero where ``mask`` forbids.
+            batch: how many batch axes it has.
+            value: of the states left.
+            log_prob: of the recorded actions.
+            mask: valid steps, bool ``[*B]``.
+
+        Returns:
+            Advantage and value target, and the mask without the steps that could not be estimated.
+        """
+        axes = time_among(self.name, batch, self.time_dim)
+        with self._gradients():
+            values = self._values(data, axes, None, None, known=value.detach())
+            steps = self._steps(data, axes, values, log_prob.detach(), mask)
+            output = self.estimate(steps)
+        return output, None if steps.mask is None else steps.mask.reshape(log_prob.shape)
+
+    def _gradients(self) -> AbstractContextManager[None]:
+        """Whether gradients are recorded: as outside if ``differentiable``, else not."""
+        return torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled())
+
+    def _read(
+        self, source: Any, tensors: dict[str, Tensor], time_dim: Optional[int]
+    ) -> tuple[Data, Axes]:
+        data = read(self.name, self.in_keys, source, tensors)
+        time_dim = self.time_dim if time_dim is None else time_dim
+        axes = find_axes(self.name, source, data.values(), time_dim)
+        if _MASK in data:
+            data = select_valid(data, axes.batched(data[_MASK]))
+        return data, axes
+
+    def _values(
+        self,
+        data: Data,
+        axes: Axes,
+        params: Any,
+        target_params: Any,
+        both: bool = True,
+        known: Optional[Tensor] = None,
+    ) -> Values:
+        """The values in the data or the critic's; only of the states entered unless ``both``."""
+        stored = self.tensor_keys["value"] in data and self._next_value_key in data
+        if self._critic is None or (self.skip_existing and stored):
+            return self._stored_values(data, both)
+        ends = (self.require(data, "terminated"), self.require(data, "done"))
+        target_params = params if target_params is None else target_params
+        if both or self.calls.shifted:
+            return self._critic.values(data, axes, ends, params, target_params, known)
+        return Values(None, self._critic.next_values(data, axes, ends[0], target_params))
+
+    def _stored_values(self, data: Data, both: bool) -> Values:
+        why = "without a `value_network`"
+        if self._next_value_key not in data:
+            raise KeyError(
+                f"{self.name}: the key {self._next_value_key!r} was not found, needed {why}; "
+                f"the keys are {given(data)}"
+            )
+        value = self.require(data, "value", why) if both else None
+        return Values(value, data[self._next_value_key])
+
+    def _steps(
+        self,
+        data: Data,
+        axes: Axes,
+        values: Values,
+        log_prob: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Steps:
+        reward = self.require(data, "reward")
+        like = partial(axes.like, reward=reward)
+        mask = both(like(mask), both(like(data.get(_MASK)), like(values.valid)))
+        return Steps(
+            reward,
+            values.value,
+            values.next_value,
+            self.require(data, "terminated"),
+            self.require(data, "done"),
+            log_prob=like(log_prob),
+            steps_to_next=like(data.get(self.tensor_keys["steps_to_next_obs"])),
+            mask=mask,
+            time_dim=axes.time,
+        )

@@ -1,0 +1,119 @@
+"""How an estimator values the two states of every step with one critic."""
+
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from compiled_rl.adapters import Data, Key, PlainForm
+from compiled_rl.estimators.axes import Axes
+from compiled_rl.estimators.shifted import make_slots, take
+
+
+class Values(NamedTuple):
+    """Values of the states left and entered; ``valid`` where a shifted call had room for them."""
+
+    value: Optional[Tensor]
+    next_value: Tensor
+    valid: Optional[Tensor] = None
+
+
+class Calls(NamedTuple):
+    """How the critic is called: see ``ValueEstimatorBase``."""
+
+    shifted: bool = False
+    shifted_budget: int = 1
+    value_chunk_size: Optional[int] = None
+    num_chunks: Optional[int] = None
+    value_chunk_dim: int = 0
+
+
+class Critic:
+    """A critic with its parameters held out.
+
+    Args:
+        form: its plain form.
+        key: of its output.
+        calls: how it is called.
+    """
+
+    def __init__(self, form: PlainForm, key: Key, calls: Calls) -> None:
+        self.form, self.key, self.calls = form, key, calls
+
+    def values(
+        self,
+        data: Data,
+        axes: Axes,
+        ends: tuple[Tensor, Tensor],
+        params: Any,
+        target_params: Any,
+        value: Optional[Tensor],
+    ) -> Values:
+        """The values of both states; ``ends`` are the flags terminated and done.
+
+        A ``value`` that the caller has already is not computed again.
+        """
+        if self.calls.shifted:
+            if params is not target_params:
+                raise ValueError(
+                    "`target_params` must be None where `shifted` values all states at once"
+                )
+            return self._shifted(data, axes, ends, params)
+        if value is None:
+            value = self._call({key: data[key] for key in self.form.in_keys if key in data}, params)
+        return Values(value, self.next_values(data, axes, ends[0], target_params))
+
+    def next_values(self, data: Data, axes: Axes, terminated: Tensor, params: Any) -> Tensor:
+        """The values of the states entered."""
+        return self._call(self._entered(data, axes, terminated), params)
+
+    def _entered(self, data: Data, axes: Axes, terminated: Tensor) -> Data:
+        inputs = self.form.at_next(data)
+        if not torch.is_grad_enabled():
+            return inputs
+        # NaN there would reach the inputs' gradients, though the value is never read.
+        ended = axes.batched(terminated)
+        return {key: _finite_where(ended, x) for key, x in inputs.items()}
+
+    def _call(self, inputs: Data, params: Any) -> Tensor:
+        size, dim = self._chunk(inputs), self.calls.value_chunk_dim
+        if size is None:
+            return self.form.detached(inputs, params)[self.key]
+        names = list(inputs)
+        pieces = zip(*[torch.split(inputs[name], size, dim) for name in names], strict=True)
+        values = [
+            self.form.detached(dict(zip(names, piece, strict=True)), params)[self.key]
+            for piece in pieces
+        ]
+        return torch.cat(values, dim)
+
+    def _chunk(self, inputs: Data) -> Optional[int]:
+        calls = self.calls
+        if calls.num_chunks is None or not inputs:
+            return calls.value_chunk_size
+        length = next(iter(inputs.values())).shape[calls.value_chunk_dim]
+        return max(1, -(-length // calls.num_chunks))
+
+    def _shifted(self, data: Data, axes: Axes, ends: tuple[Tensor, Tensor], params: Any) -> Values:
+        """One call on the states left and, behind the truncated steps and the last, those entered.
+
+        Beside a step's own slot stands the state that it entered.
+        """
+        terminated, done = [axes.batched(x).movedim(axes.time, -1) for x in ends]
+        slots = make_slots(terminated, done, self.calls.shifted_budget)
+        entered = self._entered(data, axes, ends[0])
+        inputs = {
+            key: take(torch.cat([data[key], x], axes.time), slots.source, axes.time)
+            for key, x in entered.items()
+        }
+        values = self._call(inputs, params)
+        last = slots.source.shape[-1] - 1
+        left = take(values, slots.position.clamp(max=last), axes.time)
+        reached = take(values, (slots.position + 1).clamp(max=last), axes.time)
+        valid = slots.valid.movedim(-1, axes.time)
+        return Values(left, reached, axes.like(valid, ends[0]))
+
+
+def _finite_where(ended: Tensor, x: Tensor) -> Tensor:
+    ended = ended.reshape(ended.shape + (1,) * (x.dim() - ended.dim()))
+    return torch.where(ended & ~x.isfinite(), torch.zeros_like(x), x)
