@@ -8,11 +8,13 @@ from importlib import import_module
 _HOME = {
     "to_onnx": "compiled_rl.export.onnx",
     "to_pt2": "compiled_rl.export.pt2",
+    "to_aotinductor": "compiled_rl.export.aotinductor",
     "ExportError": "compiled_rl.export.errors",
     "Report": "compiled_rl.export.verify",
     "OnnxModel": "compiled_rl.export.runtime",
     "TorchModel": "compiled_rl.export.models",
     "load_pt2": "compiled_rl.export.pt2",
+    "load_aotinductor": "compiled_rl.export.aotinductor",
 }
 
 __all__ = [*_HOME]

@@ -1,3 +1,5 @@
+from compiled_rl.export.aotinductor import load_aotinductor as load_aotinductor
+from compiled_rl.export.aotinductor import to_aotinductor as to_aotinductor
 from compiled_rl.export.errors import ExportError as ExportError
 from compiled_rl.export.models import TorchModel as TorchModel
 from compiled_rl.export.onnx import to_onnx as to_onnx
