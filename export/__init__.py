@@ -9,12 +9,14 @@ _HOME = {
     "to_onnx": "compiled_rl.export.onnx",
     "to_pt2": "compiled_rl.export.pt2",
     "to_aotinductor": "compiled_rl.export.aotinductor",
+    "to_torchscript": "compiled_rl.export.torchscript",
     "ExportError": "compiled_rl.export.errors",
     "Report": "compiled_rl.export.verify",
     "OnnxModel": "compiled_rl.export.runtime",
     "TorchModel": "compiled_rl.export.models",
     "load_pt2": "compiled_rl.export.pt2",
     "load_aotinductor": "compiled_rl.export.aotinductor",
+    "load_torchscript": "compiled_rl.export.torchscript",
 }
 
 __all__ = [*_HOME]
