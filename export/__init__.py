@@ -1,4 +1,4 @@
-"""Ship what was trained: ONNX files that prove themselves, and a runtime without torch.
+"""Ship what was trained: files that prove themselves, and a runtime without torch.
 
 Imported lazily: ``compiled_rl.export.runtime`` needs numpy and onnxruntime only.
 """
@@ -7,9 +7,16 @@ from importlib import import_module
 
 _HOME = {
     "to_onnx": "compiled_rl.export.onnx",
+    "to_pt2": "compiled_rl.export.pt2",
+    "to_aotinductor": "compiled_rl.export.aotinductor",
+    "to_torchscript": "compiled_rl.export.torchscript",
     "ExportError": "compiled_rl.export.errors",
     "Report": "compiled_rl.export.verify",
     "OnnxModel": "compiled_rl.export.runtime",
+    "TorchModel": "compiled_rl.export.models",
+    "load_pt2": "compiled_rl.export.pt2",
+    "load_aotinductor": "compiled_rl.export.aotinductor",
+    "load_torchscript": "compiled_rl.export.torchscript",
 }
 
 __all__ = [*_HOME]

@@ -4,39 +4,45 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-import onnx
-import onnxruntime
 import torch
+from torch import Tensor
 
+from compiled_rl.export.axes import Axes
 from compiled_rl.export.signature import modules_of, name_of
-from compiled_rl.export.verify import Check
+from compiled_rl.export.verify import Check, Trial, dtype_name
 from compiled_rl.modules import ActionRescaler, ObservationNormalizer
 
 Contract = dict[str, Any]
 
 
 def make_contract(
-    model: onnx.ModelProto, target: Any, dynamic: Sequence[str], checks: Sequence[Check]
+    form: str, target: Any, axes: Axes, trials: Sequence[Trial], versions: Mapping[str, Any]
 ) -> Contract:
-    """The contract of a verified model; plain JSON values only."""
+    """The contract of an artefact that is not yet verified; plain JSON values only.
+
+    An axis is a size, the name of the axis that it follows, or null where it is neither.
+    """
+    first = trials[0]
     return {
-        "format": "onnx",
+        "format": form,
         "target": name_of(target),
-        "inputs": [_tensor(x) for x in model.graph.input],
-        "outputs": [_tensor(x) for x in model.graph.output],
-        "dynamic": list(dynamic),
+        "inputs": [_tensor(name, x, axes.named_shape(x)) for name, x in first.inputs.items()],
+        "outputs": [
+            _tensor(name, x, _followed(name, x, trials)) for name, x in first.expected.items()
+        ],
+        "dynamic": list(axes.names),
+        "max": axes.limits,
         **_inside(target),
-        "versions": {
-            "opset": model.opset_import[0].version,
-            "ir": model.ir_version,
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-        "verification": [{**check.sizes, "max_error": check.max_error} for check in checks],
+        "versions": {"torch": torch.__version__, **versions},
     }
+
+
+def verified(contract: Contract, checks: Sequence[Check]) -> Contract:
+    """The contract with what was measured."""
+    rows = [{**check.sizes, "max_error": check.max_error} for check in checks]
+    return {**contract, "verification": rows}
 
 
 def write_contract(contract: Mapping[str, Any], artefact: Path, path: Path) -> None:
@@ -45,13 +51,21 @@ def write_contract(contract: Mapping[str, Any], artefact: Path, path: Path) -> N
     path.write_text(json.dumps({**contract, "sha256": digest}, indent=2) + "\n")
 
 
-def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    kind = value.type.tensor_type
-    return {
-        "name": value.name,
-        "dtype": str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)),
-        "shape": [dim.dim_param or dim.dim_value for dim in kind.shape.dim],
-    }
+def _tensor(name: str, x: Tensor, shape: Sequence[int | str | None]) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype_name(x), "shape": list(shape)}
+
+
+def _followed(name: str, x: Tensor, trials: Sequence[Trial]) -> list[int | str | None]:
+    """The shape of an output, as the sizes that were tried tell."""
+    shapes = zip(*[trial.expected[name].shape for trial in trials], strict=True)
+    return [_axis(list(sizes), [trial.sizes for trial in trials]) for sizes in shapes]
+
+
+def _axis(seen: list[int], tried: Sequence[Mapping[str, int]]) -> Optional[int | str]:
+    for name in tried[0]:
+        if [sizes[name] for sizes in tried] == seen:
+            return name
+    return seen[0] if seen == seen[:1] * len(seen) else None
 
 
 def _inside(target: Any) -> dict[str, Any]:

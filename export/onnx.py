@@ -1,36 +1,25 @@
-"""Export to ONNX: made, verified and only then given its name."""
+"""Export to ONNX, for a runtime without torch."""
 
 import json
-import logging
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import onnx
 import onnx_ir
+import onnxruntime
 import torch
 from torch import Tensor
 
-from compiled_rl.export.contract import make_contract, write_contract
-from compiled_rl.export.errors import ExportError
-from compiled_rl.export.runtime import CONTRACT_KEY
-from compiled_rl.export.signature import (
-    Example,
-    Explicit,
-    Target,
-    at_rest,
-    name_of,
-    named_example,
-)
-from compiled_rl.export.signature import (
-    output_names as names_of_outputs,
-)
+from compiled_rl.export.artefact import Form, Translation, make
+from compiled_rl.export.axes import Axes
+from compiled_rl.export.contract import Contract
+from compiled_rl.export.names import CONTRACT_KEY
+from compiled_rl.export.program import export_program
+from compiled_rl.export.runtime import OnnxModel
+from compiled_rl.export.signature import Example, Explicit, Target
 from compiled_rl.export.translations import TRANSLATIONS
-from compiled_rl.export.verify import Report, verify
+from compiled_rl.export.verify import Report
 
 _OPSET = 18
 
@@ -47,8 +36,9 @@ def to_onnx(
     """Export a policy, a network or a function to an ONNX file that computes the same.
 
     The file is verified in ONNX Runtime on fresh inputs at batch 1, 3 and 64 (and at other lengths
-    of a second dynamic axis) before it is given its name, and a ``.contract.json`` is written
-    beside it. A failure leaves no file, and an older file of that name as it was.
+    of a second dynamic axis, up to 700 if it is ``"time"``) before it is given its name, and a
+    ``.contract.json`` is written beside it. A failure leaves no file, and an older file of that
+    name as it was.
 
     Args:
         target: a ``Policy`` (its deterministic action), any module, or any function of tensors.
@@ -72,104 +62,62 @@ def to_onnx(
 
     Reference: Open Neural Network Exchange, opset 18, onnx.ai/onnx/operators.
     """
-    path = _writable(Path(path))
-    dynamic = _axes(dynamic)
-    named = {
-        name: _at_least_two(x, len(dynamic)) for name, x in named_example(target, example).items()
-    }
-    with _folder_beside(path) as folder:
-        made = folder / path.name
-        with at_rest(target):
-            outputs = names_of_outputs(target, named, output_names)
-        with at_rest(target):
-            explicit = Explicit(target, list(named))
-            model = _translate(explicit, named, outputs, dynamic)
-            onnx.save(model, made)
-            checks = verify(made, explicit, named, outputs, dynamic, tolerance)
-        contract = make_contract(model, target, dynamic, checks)
-        onnx.helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
-        onnx.save(model, made)
-        write_contract(contract, made, _contract_of(made))
-        size = made.stat().st_size
-        _contract_of(path).unlink(missing_ok=True)  # never one that is another file's
-        os.replace(made, path)
-        os.replace(_contract_of(made), _contract_of(path))
-    return Report(path, size, checks)
+    return make(_ONNX, target, example, path, dynamic, None, output_names, tolerance)
 
 
-def _writable(path: Path) -> Path:
-    if path.suffix != ".onnx" or path.is_dir():
-        raise ExportError(f"to_onnx: `path` must be a file that ends in .onnx, got {path}")
-    return path
+class _Tensors:
+    """An ``OnnxModel`` that takes and returns tensors."""
 
+    def __init__(self, path: Path) -> None:
+        self.model = OnnxModel(path)
+        self.inputs, self.outputs = self.model.inputs, self.model.outputs
 
-def _axes(dynamic: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(dynamic, str) or len(set(dynamic)) != len(dynamic):
-        raise ExportError(
-            f"to_onnx: `dynamic` must be a sequence of different axis names, got {dynamic!r}"
-        )
-    return tuple(dynamic)
+    def program(self, *tensors: Tensor) -> list[Any]:
+        arrays = {name: x.numpy() for name, x in zip(self.inputs, tensors, strict=True)}
+        return self.model.session.run(None, arrays)
 
-
-def _contract_of(path: Path) -> Path:
-    return path.with_suffix(".contract.json")
-
-
-@contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder on the path's own disk; a failure leaves no folder that was not there."""
-    missing = [folder for folder in (path.parent, *path.parents) if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            yield Path(folder)
-    except BaseException:
-        for made in missing:
-            if made.exists() and not any(made.iterdir()):
-                made.rmdir()
-        raise
+    def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+        outputs = self.model(**{name: x.numpy() for name, x in tensors.items()})
+        return {name: torch.from_numpy(x) for name, x in outputs.items()}
 
 
 def _translate(
-    explicit: Explicit,
-    example: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    dynamic: Sequence[str],
+    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
+) -> Translation:
+    model = _model(explicit, example, outputs, axes)
+
+    def write(path: Path, contract: Contract) -> None:
+        onnx.helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
+        onnx.save(model, path)
+
+    versions = {
+        "opset": model.opset_import[0].version,
+        "ir": model.ir_version,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    return Translation(write, versions)
+
+
+def _model(
+    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
 ) -> onnx.ModelProto:
     """The checked model, without traces of where it was made."""
-    dims = [torch.export.Dim(name) for name in dynamic]
-    shapes = tuple(dict(enumerate(dims[: x.dim()])) for x in example.values())
-    with _quiet():
-        try:
-            program = torch.export.export(
-                explicit, tuple(example.values()), dynamic_shapes=(shapes,)
-            )
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                dynamic_shapes=(shapes,),  # again, for the names of the axes
-                input_names=list(example),
-                output_names=list(outputs),
-                opset_version=_OPSET,
-                custom_translation_table=TRANSLATIONS,
-                verbose=False,
-            )
-            assert exported is not None
-            _strip(exported.model)
-            model = exported.model_proto
-            onnx.checker.check_model(model, full_check=True)
-        except Exception as error:
-            name = name_of(explicit.target)
-            raise ExportError(f"to_onnx: {name} could not be exported: {_why(error)}") from error
+    exported = torch.onnx.export(
+        export_program(explicit, example, axes),
+        dynamo=True,
+        dynamic_shapes=(axes.dynamic_shapes(example),),  # again, for the names of the axes
+        input_names=list(example),
+        output_names=list(outputs),
+        opset_version=_OPSET,
+        custom_translation_table=TRANSLATIONS,
+        verbose=False,
+    )
+    assert exported is not None
+    _strip(exported.model)
+    model = exported.model_proto
+    onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _why(error: BaseException) -> str:
-    """The first words of the error at the root."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
 
 
 def _strip(model: Any) -> None:
@@ -182,23 +130,4 @@ def _strip(model: Any) -> None:
         value.metadata_props.clear()
 
 
-def _at_least_two(x: Tensor, leading: int) -> Tensor:
-    """The example with no dynamic axis of size one, which torch would take for a constant."""
-    for axis in range(min(leading, x.dim())):
-        if x.shape[axis] == 1:
-            x = torch.cat([x, x], axis)
-    return x
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks on packages that are not installed and on what is verified."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+_ONNX = Form("to_onnx", "onnx", ".onnx", lambda target: False, _translate, _Tensors)

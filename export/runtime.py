@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-CONTRACT_KEY = "compiled_rl.contract"
+from compiled_rl.export.names import CONTRACT_KEY
 
 
 class OnnxModel:

@@ -26,7 +26,7 @@ class Explicit(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs of ``target`` in order."""
         outputs = self.target(**dict(zip(self.inputs, tensors, strict=True)))
-        return tuple(_flat(outputs).values())
+        return tuple(flat(outputs).values())
 
 
 def named_example(target: Target, example: Example) -> dict[str, Tensor]:
@@ -41,12 +41,12 @@ def named_example(target: Target, example: Example) -> dict[str, Tensor]:
         named = dict(zip(_parameters(target), tensors, strict=False))
         if len(named) != len(tensors):
             raise ExportError(
-                f"to_onnx: `example` has {len(tensors)} tensors, but the target takes {list(named)}"
+                f"`example` has {len(tensors)} tensors, but the target takes {list(named)}"
             )
     for name, x in named.items():
         if not isinstance(x, Tensor):
             raise ExportError(
-                f"to_onnx: `example` must hold tensors, got a {type(x).__name__} for `{name}`; "
+                f"`example` must hold tensors, got a {type(x).__name__} for `{name}`; "
                 "bind other arguments with functools.partial"
             )
     return {name: x.detach().clone() for name, x in named.items()}
@@ -58,20 +58,16 @@ def output_names(
     """Names of the outputs: those given, or the target's own; the target is called once."""
     try:
         with torch.no_grad():
-            outputs = _flat(target(**example))
+            outputs = flat(target(**example))
     except ExportError:
         raise
     except Exception as error:
         name = name_of(target)
-        raise ExportError(
-            f"to_onnx: {name} could not be called with {list(example)}: {error}"
-        ) from error
+        raise ExportError(f"{name} could not be called with {list(example)}: {error}") from error
     if given is None:
         return ["action"] if isinstance(target, Policy) else list(outputs)
     if len(given) != len(outputs):
-        raise ExportError(
-            f"to_onnx: `output_names` must name {len(outputs)} outputs, got {list(given)}"
-        )
+        raise ExportError(f"`output_names` must name {len(outputs)} outputs, got {list(given)}")
     return list(given)
 
 
@@ -105,7 +101,7 @@ def at_rest(target: Target) -> Iterator[None]:
     """The target's modules in eval mode, with every mode and buffer put back as it was.
 
     Raises:
-        ExportError: the target changed a buffer, which an ONNX file would silently not do.
+        ExportError: the target changed a buffer, which a file would silently not do.
     """
     modules = modules_of(target)
     training = [module.training for module in modules]
@@ -117,7 +113,7 @@ def at_rest(target: Target) -> Iterator[None]:
         changed = [name for m, name, x, was in buffers if not _same(_state(m).get(name), x, was)]
         if changed:
             raise ExportError(
-                f"to_onnx: {name_of(target)} must not change its own tensors, got changes of "
+                f"{name_of(target)} must not change its own tensors, got changes of "
                 f"{sorted(set(changed))}; make state an input and an output"
             )
     finally:
@@ -144,11 +140,12 @@ def _parameters(target: Target) -> list[str]:
         return list(inspect.signature(function).parameters)
     except ValueError as error:
         raise ExportError(
-            f"to_onnx: {name_of(target)} does not tell its inputs' names; pass `example` by name"
+            f"{name_of(target)} does not tell its inputs' names; pass `example` by name"
         ) from error
 
 
-def _flat(outputs: Any) -> dict[str, Tensor]:
+def flat(outputs: Any) -> dict[str, Tensor]:
+    """What a target returned, by name."""
     if isinstance(outputs, Tensor):
         return {"output": outputs}
     if isinstance(outputs, Mapping):
@@ -162,6 +159,6 @@ def _flat(outputs: Any) -> dict[str, Tensor]:
     for name, x in flat.items():
         if not isinstance(x, Tensor):
             raise ExportError(
-                f"to_onnx: the target must return tensors, got a {type(x).__name__} for `{name}`"
+                f"the target must return tensors, got a {type(x).__name__} for `{name}`"
             )
     return flat

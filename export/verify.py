@@ -1,20 +1,43 @@
 """Prove that a file computes what eager computes, on inputs that it has not seen."""
 
+import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, cycle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Protocol
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from compiled_rl.export.axes import Axes
 from compiled_rl.export.errors import ExportError
-from compiled_rl.export.runtime import OnnxModel
 
-# The first dynamic axis takes the first row, batch 1, 3 and 64; those after it take turns.
-_SIZES = ((1, 3, 64), (23, 1, 7), (5, 2, 1))
+Eager = Callable[..., tuple[Tensor, ...]]
+
+
+class Model(Protocol):
+    """A loaded file: named tensors in, named tensors out."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+    def program(self, *tensors: Tensor) -> Any:
+        """The file alone, which nothing protects: tensors in the order of ``inputs``."""
+        ...
+
+    def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+        """The outputs by name."""
+        ...
+
+
+class Trial(NamedTuple):
+    """Inputs of one size, and what eager computes of them."""
+
+    sizes: dict[str, int]
+    inputs: dict[str, Tensor]
+    expected: dict[str, Tensor]
 
 
 class Check(NamedTuple):
@@ -38,94 +61,114 @@ class Report(NamedTuple):
         return max(check.max_error for check in self.checks)
 
 
-def verify(
-    path: Path,
-    eager: Callable[..., tuple[Tensor, ...]],
-    example: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    dynamic: Sequence[str],
-    tolerance: Optional[float],
-) -> list[Check]:
-    """Compare every output of the file with eager's on fresh inputs of several sizes.
+def draw_trials(
+    eager: Eager, example: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes
+) -> list[Trial]:
+    """Fresh inputs of several sizes, and what eager computes of them.
 
     Args:
-        path: of the ONNX file.
-        eager: what it must compute, positional tensors in the order of ``example``.
-        example: inputs like those that it will see.
+        eager: positional tensors in the order of ``example``.
+        example: inputs like those that the file will see.
         outputs: names, in the order of ``eager``.
-        dynamic: names of the leading axes that may change.
+        axes: which of the inputs' axes may change.
+    """
+    generator = Generator().manual_seed(0)
+    return [
+        try_eager(eager, _fresh_inputs(example, sizes, generator), outputs, sizes)
+        for sizes in axes.sizes()
+    ]
+
+
+def try_eager(
+    eager: Eager, inputs: Mapping[str, Tensor], outputs: Sequence[str], sizes: dict[str, int]
+) -> Trial:
+    """A trial on these inputs."""
+    with torch.no_grad():
+        expected = eager(*inputs.values())
+    return Trial(sizes, dict(inputs), dict(zip(outputs, expected, strict=True)))
+
+
+def verify(model: Model, trials: Sequence[Trial], tolerance: Optional[float]) -> list[Check]:
+    """Compare every output of the file with eager's.
+
+    Args:
+        model: the loaded file.
+        trials: what it must compute.
         tolerance: allowed error, relative to the output's largest magnitude; None: by its dtype.
 
     Raises:
         ExportError: the file's names are others, or an output differs.
     """
-    model = OnnxModel(path)
-    if model.inputs != list(example) or model.outputs != list(outputs):
+    inputs, outputs = list(trials[0].inputs), list(trials[0].expected)
+    if model.inputs != inputs or model.outputs != outputs:
         raise ExportError(
-            f"to_onnx: the file must have the inputs {list(example)} and outputs {list(outputs)}, "
+            f"the file must have the inputs {inputs} and outputs {outputs}, "
             f"got {model.inputs} and {model.outputs}"
         )
-    generator = Generator().manual_seed(0)
-    _check(model, eager, dict(example), {"the example": 1}, tolerance)
-    return [
-        _check(model, eager, _fresh_inputs(example, sizes, generator), sizes, tolerance)
-        for sizes in _sizes(dynamic)
-    ]
+    return [_check(model, trial, tolerance) for trial in trials]
 
 
-def _check(
-    model: OnnxModel,
-    eager: Callable[..., tuple[Tensor, ...]],
-    inputs: dict[str, Tensor],
-    sizes: dict[str, int],
-    tolerance: Optional[float],
-) -> Check:
+def verify_bound(model: Model, example: Mapping[str, Tensor], axes: Axes) -> None:
+    """See that the file itself refuses what is longer than its bound, where it would be wrong.
+
+    Raises:
+        ExportError: it does not.
+    """
+    if axes.max_time is None:
+        return
+    inputs = _fresh_inputs(example, axes.too_long(), Generator().manual_seed(0))
+    try:
+        with _silent():
+            model.program(*inputs.values())
+    except Exception:
+        return
+    raise ExportError(f"the file must refuse {axes.too_long()}, got an answer")
+
+
+def _check(model: Model, trial: Trial, tolerance: Optional[float]) -> Check:
+    sizes, inputs, expected = trial
     with torch.no_grad():
-        expected = eager(*inputs.values())
-    arrays = {name: x.numpy() for name, x in inputs.items()}
-    got = model(**arrays)
-    errors = [
-        _error(name, got[name], x.numpy(), sizes, tolerance)
-        for name, x in zip(model.outputs, expected, strict=True)
-    ]
-    return Check(sizes, max(errors), _latency_us(lambda: model.session.run(None, arrays)))
+        got = model(**inputs)
+        latency = _latency_us(lambda: model.program(*inputs.values()))
+    errors = [_error(name, got[name], x, sizes, tolerance) for name, x in expected.items()]
+    return Check(sizes, max(errors), latency)
 
 
 def _error(
-    name: str,
-    got: np.ndarray,
-    expected: np.ndarray,
-    sizes: dict[str, int],
-    tolerance: Optional[float],
+    name: str, got: Tensor, expected: Tensor, sizes: dict[str, int], tolerance: Optional[float]
 ) -> float:
     if got.shape != expected.shape or got.dtype != expected.dtype:
         raise ExportError(
-            f"to_onnx: the output `{name}` at {sizes} must be {expected.dtype} of shape "
-            f"{list(expected.shape)}, got {got.dtype} of shape {list(got.shape)}"
+            f"the output `{name}` at {sizes} must be {dtype_name(expected)} of shape "
+            f"{list(expected.shape)}, got {dtype_name(got)} of shape {list(got.shape)}"
         )
-    if expected.dtype.kind != "f":
-        allowed = magnitude = 0.0
-    else:
-        allowed = tolerance or (1e-11 if expected.dtype == np.float64 else 1e-5)
-        magnitude = _largest(expected, np.zeros_like(expected))
-        if expected.size and not np.isfinite(expected).any():
+    allowed = magnitude = 0.0
+    if expected.is_floating_point():
+        allowed = tolerance or (1e-11 if expected.dtype == torch.float64 else 1e-5)
+        magnitude = _largest(expected, torch.zeros_like(expected))
+        if expected.numel() and not expected.isfinite().any():
             raise ExportError(
-                f"to_onnx: the output `{name}` at {sizes} must have a finite value to be verified, "
+                f"the output `{name}` at {sizes} must have a finite value to be verified, "
                 "got none; give an example of the kind of values that the target takes"
             )
-    if not np.allclose(got, expected, rtol=allowed, atol=allowed * magnitude, equal_nan=True):
+    if not torch.allclose(got, expected, rtol=allowed, atol=allowed * magnitude, equal_nan=True):
         raise ExportError(
-            f"to_onnx: the output `{name}` at {sizes} must equal eager's to {allowed:g}, "
+            f"the output `{name}` at {sizes} must equal eager's to {allowed:g}, "
             f"got an error of {_largest(got, expected):.3g} at a magnitude of {magnitude:.3g}"
         )
     return _largest(got, expected)
 
 
-def _largest(got: np.ndarray, expected: np.ndarray) -> float:
+def dtype_name(x: Tensor) -> str:
+    """A dtype as numpy and the contract write it."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _largest(got: Tensor, expected: Tensor) -> float:
     """The largest absolute difference of what is finite in both."""
-    got, expected = got.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(got) & np.isfinite(expected)
-    return float(np.abs(got[finite] - expected[finite]).max(initial=0.0))
+    got, expected = got.double(), expected.double()
+    difference = (got - expected)[got.isfinite() & expected.isfinite()].abs()
+    return float(difference.max()) if difference.numel() else 0.0
 
 
 def _latency_us(run: Callable[[], object], calls: int = 50) -> float:
@@ -134,12 +177,21 @@ def _latency_us(run: Callable[[], object], calls: int = 50) -> float:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return float(np.median(times) * 1e6)
+    return sorted(times)[calls // 2] * 1e6
 
 
-def _sizes(dynamic: Sequence[str]) -> list[dict[str, int]]:
-    columns = dict(zip(dynamic, chain(_SIZES[:1], cycle(_SIZES[1:])), strict=False))
-    return [{name: sizes[k] for name, sizes in columns.items()} for k in range(len(_SIZES))]
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what a compiled package prints on the process's stderr when it refuses."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _fresh_inputs(

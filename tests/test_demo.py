@@ -14,7 +14,11 @@ from examples.ppo_cartpole import Config, train
 
 ROOT = Path(__file__).parents[1]
 ARTEFACTS = {
-    *(f"{name}.{end}" for name in ("policy", "value", "gae") for end in ("onnx", "contract.json")),
+    *(
+        f"{name}.{end}"
+        for name in ("policy", "value", "gae")
+        for end in ("onnx", "onnx.contract.json")
+    ),
     "checkpoint.pt",
     "learning_curve.png",
 }
@@ -40,7 +44,7 @@ def test_the_demo_end_to_end(tmp_path):
     assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     for name in ("policy.onnx", "value.onnx", "gae.onnx"):
         assert name in output
-        contract = json.loads((tmp_path / name).with_suffix(".contract.json").read_text())
+        contract = json.loads((tmp_path / f"{name}.contract.json").read_text())
         assert max(row["max_error"] for row in contract["verification"]) < 1e-3
         assert contract["versions"] == OnnxModel(tmp_path / name).contract["versions"]
     assert float(output.split("mean return")[-1]) >= 8

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compiled_rl.export import OnnxModel, to_onnx
+from compiled_rl.export import (
+    OnnxModel,
+    TorchModel,
+    load_aotinductor,
+    load_pt2,
+    load_torchscript,
+    to_aotinductor,
+    to_onnx,
+    to_pt2,
+    to_torchscript,
+)
 from compiled_rl.export.signature import Explicit
 from tests.cases import Case
 
@@ -40,7 +50,7 @@ def scripted(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
 
 
 def exported(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
-    explicit = Explicit(partial(case.function, **case.scalars, **case.fixed), list(example))
+    explicit = Explicit(_bound(case), list(example))
     dims = [torch.export.Dim(name) for name in case.dynamic]
     shapes = tuple(dict(enumerate(dims[: x.dim()])) for x in example.values())
     clones = tuple(x.detach().clone() for x in example.values())
@@ -49,8 +59,7 @@ def exported(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
 
 
 def onnx(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
-    target = partial(case.function, **case.scalars, **case.fixed)
-    model = OnnxModel(to_onnx(target, example, folder / "case.onnx", case.dynamic).path)
+    model = OnnxModel(to_onnx(_bound(case), example, folder / "case.onnx", case.dynamic).path)
 
     def run(inputs: dict[str, Tensor]) -> tuple[Any, ...]:
         outputs = model(**{name: x.detach().numpy() for name, x in inputs.items()})
@@ -59,6 +68,35 @@ def onnx(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
     return run
 
 
+def pt2(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
+    limit = _longest(case)
+    report = to_pt2(_bound(case), example, folder / "case.pt2", case.dynamic, limit)
+    return _loaded(load_pt2(report.path))
+
+
+def aotinductor(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
+    limit = _longest(case)
+    report = to_aotinductor(_bound(case), example, folder / "case.pt2", case.dynamic, limit)
+    return _loaded(load_aotinductor(report.path))
+
+
+def torchscript(case: Case, example: dict[str, Tensor], folder: Path) -> Run:
+    report = to_torchscript(_bound(case), example, folder / "case.pt", case.dynamic)
+    return _loaded(load_torchscript(report.path))
+
+
+def _bound(case: Case) -> Callable[..., Any]:
+    return partial(case.function, **case.scalars, **case.fixed)
+
+
+def _longest(case: Case) -> int | None:
+    return 1024 if "time" in case.dynamic else None
+
+
+def _loaded(model: TorchModel) -> Run:
+    return lambda inputs: tuple(model(**inputs).values())
+
+
 FAST = [compiled, scripted, exported, onnx]
-SLOW = [inductor]
+SLOW = [inductor, pt2]
 DIFFERENTIABLE = [compiled, scripted, exported]

@@ -54,6 +54,39 @@ def _combine(
     return torch.cat([x.narrow(time_dim, 0, distance), moved], time_dim)
 
 
+def bounded_doubling(
+    x: Tensor, decay: Tensor, time_dim: int, reverse: bool, doublings: int
+) -> Tensor:
+    """``doubling`` in a number of steps that does not depend on ``T``, for exported graphs.
+
+    Past ``T = 2 ** doublings`` the result is wrong without a word: whoever exports it must refuse
+    longer inputs. A distance may be longer than ``T``, so the edge is padded and cut off; and no
+    length is read, which a trace would take for a constant.
+
+    Args and returns: as ``doubling``.
+    """
+    dtype = x.dtype
+    real = _at_least_float(dtype)
+    x, decay = x.to(real), decay.to(real)
+    # There and back: what is past the end now reaches the start of the recurrence times zero.
+    decay = _shifted(_shifted(decay, 1, time_dim, not reverse), 1, time_dim, reverse)
+    for step in range(doublings):
+        x, decay = (
+            torch.addcmul(x, decay, _shifted(x, 2**step, time_dim, reverse)),
+            decay * _shifted(decay, 2**step, time_dim, reverse),
+        )
+    return x.to(dtype)
+
+
+def _shifted(y: Tensor, distance: int, time_dim: int, reverse: bool) -> Tensor:
+    """``y[t + distance]`` at ``t`` (``y[t - distance]`` where not reverse), zero past the end."""
+    axis = time_dim % y.dim()
+    edge = [0, distance] if reverse else [distance, 0]
+    kept = slice(distance, None) if reverse else slice(None, -distance)
+    padded = torch.nn.functional.pad(y, [0, 0] * (y.dim() - 1 - axis) + edge)
+    return padded[(slice(None),) * axis + (kept,)]
+
+
 def plain_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
     """The operator ``compiled_rl::linear_recurrence``, laid out as ``x`` and never an alias."""
     return torch.empty_like(x).copy_(doubling(x, decay, time_dim, reverse))

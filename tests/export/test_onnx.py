@@ -13,43 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from compiled_rl import ObservationNormalizer, Policy, ValueHead
-from compiled_rl.export import ExportError, OnnxModel, to_onnx, verify
+from compiled_rl.export import ExportError, OnnxModel, artefact, to_onnx, verify
 from compiled_rl.export import onnx as to_onnx_module
 from compiled_rl.functional import gae, linear_recurrence
-from compiled_rl.modules import (
-    ActionRescaler,
-    Categorical,
-    Normal,
-    OneHotCategorical,
-    StateDependentScale,
-    StateIndependentScale,
-)
-
-LOW, HIGH = torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 10.0])
-
-
-def body(out: int) -> list[nn.Module]:
-    normalizer = ObservationNormalizer(4)
-    normalizer.update(torch.randn(100, 4) * 3 + 1)
-    return [normalizer, nn.Linear(4, 16), nn.Tanh(), nn.Dropout(0.5), nn.Linear(16, out)]
-
-
-def targets() -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    return {
-        "categorical": Policy(nn.Sequential(*body(3)), Categorical),
-        "one-hot": Policy(nn.Sequential(*body(3)), OneHotCategorical),
-        "normal": Policy(
-            nn.Sequential(*body(2), StateIndependentScale(2)), Normal, ActionRescaler(LOW, HIGH)
-        ),
-        "state-dependent": Policy(nn.Sequential(*body(4), StateDependentScale()), Normal),
-        "value": nn.Sequential(*body(16), ValueHead(16)),
-    }
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+from tests.export.targets import HIGH, LOW, left_in, sequence, targets
 
 
 @pytest.mark.parametrize("kind", targets())
@@ -75,8 +42,8 @@ def test_the_policy_has_the_fields_names(tmp_path):
 def test_the_contract_is_beside_the_file_and_in_it(tmp_path):
     policy = targets()["normal"]
     report = to_onnx(policy, torch.randn(2, 4), tmp_path / "policy.onnx")
-    assert left_in(tmp_path) == ["policy.contract.json", "policy.onnx"]
-    beside = json.loads((tmp_path / "policy.contract.json").read_text())
+    assert left_in(tmp_path) == ["policy.onnx", "policy.onnx.contract.json"]
+    beside = json.loads((tmp_path / "policy.onnx.contract.json").read_text())
     inside = OnnxModel(tmp_path / "policy.onnx").contract
     assert beside.pop("sha256") == hashlib.sha256(report.path.read_bytes()).hexdigest()
     assert beside == inside
@@ -87,17 +54,6 @@ def test_the_contract_is_beside_the_file_and_in_it(tmp_path):
     assert [row["max_error"] for row in inside["verification"]] == [
         check.max_error for check in report.checks
     ]
-
-
-def sequence(batch: int, time: int) -> dict[str, torch.Tensor]:
-    done = torch.rand(batch, time) < 0.3
-    return {
-        "reward": torch.randn(batch, time),
-        "value": torch.randn(batch, time),
-        "next_value": torch.randn(batch, time),
-        "terminated": done & (torch.rand(batch, time) < 0.5),
-        "done": done,
-    }
 
 
 def test_gae_of_any_length(tmp_path):
@@ -244,21 +200,21 @@ def test_a_wrong_file_is_found_out_and_the_older_one_stays(tmp_path, monkeypatch
     path = tmp_path / "f.onnx"
     to_onnx(lambda x: x + 1, torch.randn(2, 4), path)
     before = path.read_bytes()
-    translate = to_onnx_module._translate
+    translate = to_onnx_module._model
 
-    def wrong(explicit, example, outputs, dynamic):
-        model = translate(explicit, example, outputs, dynamic)
+    def wrong(*arguments):
+        model = translate(*arguments)
         for tensor in model.graph.initializer:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(1.1), tensor.name))
         return model
 
-    monkeypatch.setattr(to_onnx_module, "_translate", wrong)
+    monkeypatch.setattr(to_onnx_module, "_model", wrong)
     with pytest.raises(
         ExportError, match=r"`output` at .* must equal eager's to 1e-05, got an err"
     ):
         to_onnx(lambda x: x + 1, torch.randn(2, 4), path)
     assert path.read_bytes() == before
-    assert left_in(tmp_path) == ["f.contract.json", "f.onnx"]
+    assert left_in(tmp_path) == ["f.onnx", "f.onnx.contract.json"]
 
 
 def two_outputs(x):
@@ -291,7 +247,7 @@ def corrupt(model, output: str, change) -> None:
 def test_every_output_is_compared_by_value_and_shape(
     output, change, sentence, tmp_path, monkeypatch
 ):
-    translate = to_onnx_module._translate
+    translate = to_onnx_module._model
 
     def wrong(*arguments):
         model = translate(*arguments)
@@ -302,7 +258,7 @@ def test_every_output_is_compared_by_value_and_shape(
             x.type.tensor_type.ClearField("shape")
         return model
 
-    monkeypatch.setattr(to_onnx_module, "_translate", wrong)
+    monkeypatch.setattr(to_onnx_module, "_model", wrong)
     with pytest.raises(ExportError, match=sentence):
         to_onnx(two_outputs, torch.randn(2, 4), tmp_path / "f.onnx")
     assert left_in(tmp_path) == []
@@ -322,7 +278,7 @@ def test_a_model_that_breaks_the_standard_is_refused(tmp_path, monkeypatch):
 
 def test_the_example_itself_is_compared(tmp_path, monkeypatch):
     """Standard normal inputs never reach the values at which this file is wrong."""
-    translate = to_onnx_module._translate
+    translate = to_onnx_module._model
 
     def wrong(*arguments):
         model = translate(*arguments)
@@ -332,7 +288,7 @@ def test_the_example_itself_is_compared(tmp_path, monkeypatch):
         corrupt(model, "b", lambda a, b: onnx.helper.make_node("Clip", [a, "low", "high"], [b]))
         return model
 
-    monkeypatch.setattr(to_onnx_module, "_translate", wrong)
+    monkeypatch.setattr(to_onnx_module, "_model", wrong)
     with pytest.raises(ExportError, match=r"`b` at .*the example.* must equal eager's"):
         to_onnx(two_outputs, torch.tensor([[-100.0], [100.0]]), tmp_path / "f.onnx")
 
@@ -345,8 +301,8 @@ def test_small_outputs_are_held_to_their_own_size(tmp_path, monkeypatch):
             tensor.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), tensor.name))
         return model
 
-    translate = to_onnx_module._translate
-    monkeypatch.setattr(to_onnx_module, "_translate", wrong)
+    translate = to_onnx_module._model
+    monkeypatch.setattr(to_onnx_module, "_model", wrong)
     with pytest.raises(ExportError, match="must equal eager's"):
         to_onnx(lambda x: x * 1e-6, torch.randn(2, 4), tmp_path / "f.onnx")
 
@@ -407,7 +363,7 @@ def test_an_interrupt_between_the_two_names_leaves_no_other_files_contract(tmp_p
             raise KeyboardInterrupt
         replace(*arguments)
 
-    monkeypatch.setattr(to_onnx_module.os, "replace", interrupted)
+    monkeypatch.setattr(artefact.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         to_onnx(lambda x: x + 2, torch.randn(2, 4), path)
     assert left_in(tmp_path) == ["f.onnx"]
@@ -418,7 +374,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(to_onnx_module, "verify", interrupted)
+    monkeypatch.setattr(artefact, "verify", interrupted)
     with pytest.raises(KeyboardInterrupt):
         to_onnx(targets()["value"], torch.randn(2, 4), tmp_path / "f.onnx")
     assert left_in(tmp_path) == []

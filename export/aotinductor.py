@@ -1,0 +1,92 @@
+"""Export to a package compiled ahead of time by AOTInductor, for this machine's kind of CPU."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+from torch.export.pt2_archive._package import load_pt2 as read_archive
+from torch.export.pt2_archive._package import package_pt2
+
+from compiled_rl.export.artefact import Form, Translation, make
+from compiled_rl.export.axes import Axes
+from compiled_rl.export.contract import Contract
+from compiled_rl.export.models import TorchModel, reading
+from compiled_rl.export.names import CONTRACT_KEY
+from compiled_rl.export.program import portable_program
+from compiled_rl.export.signature import Example, Explicit, Target
+from compiled_rl.export.verify import Report
+
+
+def to_aotinductor(
+    target: Target,
+    example: Example,
+    path: str | Path,
+    dynamic: Sequence[str] = ("batch",),
+    max_time: Optional[int] = None,
+    *,
+    output_names: Optional[Sequence[str]] = None,
+    tolerance: Optional[float] = None,
+) -> Report:
+    """Compile a policy, a network or a function to a package that computes the same.
+
+        torch._inductor.aoti_load_package(path)(*tensors)        # without this package, or in C++
+        load_aotinductor(path)(**tensors)                        # held to its contract
+
+    The program is that of ``to_pt2``, compiled; it runs on the operating system and instruction set
+    that the contract names, and takes seconds to make. The package itself refuses a time beyond
+    ``max_time``. It does not look at its inputs otherwise: called without ``load_aotinductor``,
+    tensors must be contiguous and of the contract's dtypes and shapes, or what is read is not
+    theirs.
+
+    Args and returns: as ``to_pt2``.
+
+    Raises:
+        ExportError: the target cannot be exported, or the package does not compute the same.
+    """
+    return make(_AOTINDUCTOR, target, example, path, dynamic, max_time, output_names, tolerance)
+
+
+def load_aotinductor(path: str | Path) -> TorchModel:
+    """What ``to_aotinductor`` wrote, as a function of named tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no such package, or made for another machine.
+    """
+    with reading("load_aotinductor", path):
+        contents = read_archive(str(path))
+        (program,) = contents.aoti_runners.values()
+        return TorchModel(program, contents.extra_files[CONTRACT_KEY])
+
+
+def _translate(
+    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
+) -> Translation:
+    files = _compile(explicit, example, axes)
+    (platform, *_) = [file for file in files if str(file).endswith("_metadata.json")]
+
+    def write(path: Path, contract: Contract) -> None:
+        package_pt2(str(path), aoti_files=files, extra_files={CONTRACT_KEY: json.dumps(contract)})
+
+    return Translation(write, {"platform": json.loads(Path(platform).read_text())})
+
+
+def _compile(explicit: Explicit, example: dict[str, Tensor], axes: Axes) -> list[Any]:
+    """The files of ``aoti_compile_and_package`` before it packs them, without the sources.
+
+    They name the folders of this machine, as line tables do, and nothing that runs needs them.
+    """
+    program = portable_program(explicit, example, axes)
+    options = {"aot_inductor.package": True, "aot_inductor.enable_line_tables": False}
+    files: Any = torch._inductor.aot_compile(
+        program.module(), tuple(example.values()), options=options
+    )
+    return [file for file in files if not str(file).endswith(".cpp")]
+
+
+_AOTINDUCTOR = Form(
+    "to_aotinductor", "aotinductor", ".pt2", lambda target: True, _translate, load_aotinductor
+)

@@ -1,0 +1,78 @@
+"""Run a file of torch's own forms: named tensors in, named tensors out."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from compiled_rl.export.signature import flat
+from compiled_rl.export.verify import dtype_name
+
+
+class TorchModel:
+    """A loaded file as a function of named tensors, which are held to the file's contract first.
+
+    A compiled package trusts its inputs: one of another shape or layout is read as if it fitted.
+
+    Args:
+        program: the file itself, positional tensors in the order of ``inputs``.
+        contract: as it is stored in the file.
+    """
+
+    def __init__(self, program: Callable[..., Any], contract: str) -> None:
+        self.program = program
+        self.contract: dict[str, Any] = json.loads(contract)
+        self.inputs = [x["name"] for x in self.contract["inputs"]]
+        self.outputs = [x["name"] for x in self.contract["outputs"]]
+
+    def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+        """The outputs by name.
+
+        Raises:
+            ValueError: the tensors' names are not the inputs, a dtype or shape does not fit, or an
+                axis is longer than its bound.
+        """
+        if sorted(tensors) != sorted(self.inputs):
+            raise ValueError(f"TorchModel: the inputs are {self.inputs}, got {list(tensors)}")
+        sizes: dict[str, int] = {}
+        for expected in self.contract["inputs"]:
+            _check(expected, tensors[expected["name"]], sizes)
+        for axis, limit in self.contract["max"].items():
+            if sizes[axis] > limit:
+                raise ValueError(f"TorchModel: `{axis}` must be at most {limit}, got {sizes[axis]}")
+        outputs = self.program(*[tensors[name].contiguous() for name in self.inputs])
+        return dict(zip(self.outputs, flat(outputs).values(), strict=True))
+
+
+def _check(expected: Mapping[str, Any], x: Tensor, sizes: dict[str, int]) -> None:
+    """Refuse a tensor that does not fit; an axis that has a name has one size in all inputs."""
+    dtype, shape = expected["dtype"], expected["shape"]
+    if dtype_name(x) != dtype or not _fits(shape, x, sizes):
+        raise ValueError(
+            f"TorchModel: `{expected['name']}` must be a {dtype} tensor of shape {shape} with "
+            f"{sizes}, got {dtype_name(x)} of shape {list(x.shape)}"
+        )
+
+
+def _fits(shape: list[int | str], x: Tensor, sizes: dict[str, int]) -> bool:
+    return len(shape) == x.dim() and all(
+        size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+        for axis, size in zip(shape, x.shape, strict=True)
+    )
+
+
+@contextmanager
+def reading(function: str, path: str | Path) -> Iterator[None]:
+    """Refuse a path that is no file of its kind, and leave out torch's remarks on old formats."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{function}: `path` must be a file, got {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise ValueError(f"{function}: {path} is not a file that can be run: {error}") from None

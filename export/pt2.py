@@ -1,0 +1,89 @@
+"""Export to ``.pt2``, torch's own file: a graph of torch's operators, which any machine may run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.export.pt2_archive._package import load_pt2 as read_archive
+
+from compiled_rl.export.artefact import Form, Translation, make
+from compiled_rl.export.axes import Axes
+from compiled_rl.export.contract import Contract
+from compiled_rl.export.models import TorchModel, reading
+from compiled_rl.export.names import CONTRACT_KEY
+from compiled_rl.export.program import portable_program
+from compiled_rl.export.signature import Example, Explicit, Target
+from compiled_rl.export.verify import Report
+
+
+def to_pt2(
+    target: Target,
+    example: Example,
+    path: str | Path,
+    dynamic: Sequence[str] = ("batch",),
+    max_time: Optional[int] = None,
+    *,
+    output_names: Optional[Sequence[str]] = None,
+    tolerance: Optional[float] = None,
+) -> Report:
+    """Export a policy, a network or a function to a ``.pt2`` file that computes the same.
+
+        torch.export.load(path).module()(*tensors)        # without this package
+        load_pt2(path)(**tensors)                         # held to its contract
+
+    The file is verified on fresh inputs at batch 1, 3 and 64, and at times up to the longest,
+    before it is given its name; its contract is inside it and in a ``.contract.json`` beside it. A
+    failure leaves no file, and an older file of that name as it was.
+
+    A recurrence over time becomes as many doublings as ``max_time`` needs; beyond, they would be
+    wrong without a word, so the file refuses longer inputs.
+
+    Args:
+        target: as in ``to_onnx``.
+        example: as in ``to_onnx``.
+        path: where to write, ending in ``.pt2``; missing folders are made.
+        dynamic: the names of the leading axes that may have any size, ``("batch",)``,
+            ``("batch", "time")`` or ``("time", "batch")``; inputs of a lower rank have fewer of
+            them. The axis ``"time"`` is the one that is bounded.
+        max_time: the longest time, at least 2; needed where ``dynamic`` has a time axis. Not
+            more than will be run: every doubling pads by its distance, however short the input.
+        output_names: as in ``to_onnx``.
+        tolerance: as in ``to_onnx``.
+
+    Returns:
+        A ``Report``: the path, the size, and what was measured at each size.
+
+    Raises:
+        ExportError: the target cannot be exported, or the file does not compute the same.
+    """
+    return make(_PT2, target, example, path, dynamic, max_time, output_names, tolerance)
+
+
+def load_pt2(path: str | Path) -> TorchModel:
+    """What ``to_pt2`` wrote, as a function of named tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no such program.
+    """
+    with reading("load_pt2", path):
+        contents = read_archive(str(path))
+        (program,) = contents.exported_programs.values()
+        return TorchModel(program.module(), contents.extra_files[CONTRACT_KEY])
+
+
+def _translate(
+    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
+) -> Translation:
+    program = portable_program(explicit, example, axes)
+
+    def write(path: Path, contract: Contract) -> None:
+        torch.export.save(program, path, extra_files={CONTRACT_KEY: json.dumps(contract)})
+
+    return Translation(write, {})
+
+
+_PT2 = Form("to_pt2", "pt2", ".pt2", lambda target: True, _translate, load_pt2)

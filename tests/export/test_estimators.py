@@ -1,0 +1,57 @@
+"""Every estimator in every file: exact at any length, whatever length was exported.
+
+A row of ``tests/cases.py`` with a time axis is all that an estimator needs to be tested here.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import variants
+from tests.cases import CASES, Case
+
+every_estimator = pytest.mark.parametrize(
+    "case", [case for case in CASES if "time" in case.dynamic], ids=lambda case: case.name
+)
+
+
+def undiscounted(case: Case) -> Case:
+    """So that the first step depends on the last as much as on its neighbour."""
+    return case._replace(scalars=dict.fromkeys(case.scalars, 1.0))
+
+
+def endless(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Nothing is done, masked or fades."""
+    values = {"flag": False, "mask": True, "uniform": 1.0}
+    kinds = {name: kind for name, (kind, _) in case.inputs.items()}
+    return {
+        name: torch.full_like(x, values[kinds[name]]) if kinds[name] in values else x
+        for name, x in inputs.items()
+    }
+
+
+def exact_at_every_length(case, variant, folder):
+    case = undiscounted(case)
+    run = variant(case, case.draw(1, 1, torch.float32), folder)
+    sizes = ((1, 1), (5, 7), (64, 23), (2, 700))
+    drawn = [case.draw(*size, torch.float32) for size in sizes]
+    for inputs in (*drawn, endless(case, drawn[-1])):
+        for got, expected in zip(run(inputs), case.call(case.function, inputs), strict=True):
+            atol = 1e-5 * float(expected.abs().max())
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=atol)
+
+
+@every_estimator
+@pytest.mark.parametrize(
+    "variant",
+    [variants.onnx, variants.pt2, variants.torchscript],
+    ids=lambda variant: variant.__name__,
+)
+def test_exact_at_every_length(case, variant, tmp_path):
+    exact_at_every_length(case, variant, tmp_path)
+
+
+@pytest.mark.slow
+@every_estimator
+def test_compiled_packages_are_exact_at_every_length(case, tmp_path):
+    exact_at_every_length(case, variants.aotinductor, tmp_path)
