@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The CPU loops over time, compiled by Numba, which this file imports: only ``cpu`` imports it, late.
+"""The CPU loops over time, compiled by Numba: only ``cpu`` imports this file, and late.
 
 Each loop sees its tensors as ``[page, line, item]``, where time is either the lines or the items:
 

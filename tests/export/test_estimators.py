@@ -41,11 +41,14 @@ def exact_at_every_length(case, variant, folder):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=atol)
 
 
-@every_estimator
 @pytest.mark.parametrize(
-    "variant",
-    [variants.onnx, variants.pt2, variants.torchscript],
-    ids=lambda variant: variant.__name__,
+    ("case", "variant"),
+    [
+        pytest.param(case, variant, id=f"{case.name}-{variant.__name__}")
+        for case in CASES
+        for variant in (variants.onnx, variants.pt2, variants.torchscript)
+        if "time" in case.dynamic and (case.scriptable or variant is not variants.torchscript)
+    ],
 )
 def test_exact_at_every_length(case, variant, tmp_path):
     exact_at_every_length(case, variant, tmp_path)
