@@ -128,10 +128,18 @@ def verify_bound(model: Model, example: Mapping[str, Tensor], axes: Axes) -> Non
 def _check(model: Model, trial: Trial, tolerance: Optional[float]) -> Check:
     sizes, inputs, expected = trial
     with torch.no_grad():
-        got = model(**inputs)
+        try:
+            got = model(**inputs)
+        except Exception as error:
+            raise ExportError(f"the file must run at {sizes}, got: {_last_line(error)}") from error
         latency = _latency_us(lambda: model.program(*inputs.values()))
     errors = [_error(name, got[name], x, sizes, tolerance) for name, x in expected.items()]
     return Check(sizes, max(errors), latency)
+
+
+def _last_line(error: Exception) -> str:
+    """What went wrong; a runtime of torch's shows where first."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
 
 
 def _error(

@@ -11,7 +11,9 @@ from compiled_rl.functional.scalars import where_valid
 def following(x: Tensor, time_dim: int) -> Tensor:
     """``x[t + 1]`` at ``t``; zero, or False, past the end."""
     padding = [0, 0] * (x.dim() - 1 - time_dim % x.dim()) + [0, 1]
-    return torch.nn.functional.pad(x, padding).narrow(time_dim, 1, x.size(time_dim))
+    # A slice to the end names no size, which a trace would keep for good.
+    behind = torch.nn.functional.pad(x, padding).transpose(0, time_dim)[1:]
+    return behind.transpose(0, time_dim)
 
 
 def cuts(terminated: Tensor, done: Tensor, mask: Optional[Tensor], time_dim: int) -> Tensor:
