@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from benchmarks import estimators_cuda as benchmark
 from compiled_rl.kernels import cuda
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -339,12 +340,23 @@ def test_decay_is_not_read_where_the_recurrence_starts(bad, shape, time_dim):
 
 
 @on_device
+def test_overflow_stays_in_its_episode():
+    x, decay = torch.ones(1, 5000, device=DEVICE), torch.full((1, 5000), 0.9, device=DEVICE)
+    decay[:, 4000:4010], decay[:, 3999] = 1e30, 0.0
+    y = cuda.linear_recurrence(x, decay, 1, True)
+    assert y[:, 4000].isinf().all()
+    assert y[:, :4000].isfinite().all()
+
+
+@on_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("log_ratio", [1e4, -1e4])
 def test_vtrace_takes_any_log_ratio(log_ratio, dtype):
     data = experience("vtrace", (3, 40), dtype)
     data["log_prob"] = torch.full_like(data["log_prob"], log_ratio)
     assert_fused("vtrace", data)
+    one = {key: x[:, :1] for key, x in data.items()}
+    assert_fused("vtrace", one, (0.97, 0.9, 1e37, 1e37))
     data["log_prob"][:, 7] = math.nan
     assert fused("vtrace", data)[0][:, 7].isnan().all()
 
@@ -480,6 +492,25 @@ def test_where_triton_cannot_run_there_is_one_warning(missing):
     script = UNABLE if missing == "Triton" else UNABLE.replace('sys.modules["triton"] = None', "")
     result = python("-c", script, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
+
+
+@on_device
+@pytest.mark.parametrize("time_first", [True, False])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_benchmark_compares_the_same_numbers(name, time_first):
+    data = benchmark.experience(3, 40, time_first, DEVICE)
+    time_dim = 0 if time_first else 1
+    ours = benchmark.fused(name, data, time_dim)()
+    for call in benchmark.theirs(name, data, time_dim).values():
+        theirs = call() if name != "td_lambda" else [call()]
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other.squeeze(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_the_benchmark_counts_bytes():
+    data = benchmark.experience(3, 40, True, "cpu")
+    counted = [benchmark.traffic(name, data) for name in ("gae", "td_lambda", "vtrace")]
+    assert counted == [120 * (5 * 4 + 2), 120 * (3 * 4 + 2), 120 * (7 * 4 + 2)]
 
 
 @on_device
