@@ -16,11 +16,12 @@ import typer
 from torch import Tensor
 from torchrl.objectives.value import functional as torchrl
 
-from benchmarks.timing import Row, _row, save, show
+from benchmarks.timing import Row, save, show, summary
 from compiled_rl.kernels import cuda
+from compiled_rl.kernels.table import KERNELS
 
 SHAPES = [(256, 1024), (4096, 128), (65536, 128)]
-SCALARS = {"gae": (0.99, 0.95), "td_lambda": (0.99, 0.95), "vtrace": (0.99, 1.0, 1.0, 1.0)}
+SCALARS = {"gae": (0.99, 0.95), "td_lambda_return": (0.99, 0.95), "vtrace": (0.99, 1.0, 1.0, 1.0)}
 _SAMPLE_MILLISECONDS, _REPLAYED = 2.0, 20
 Call = Callable[[], object]
 
@@ -85,21 +86,21 @@ def experience(batch: int, time: int, time_first: bool, device: str) -> Experien
 
 def inputs(name: str, data: Experience) -> Sequence[Tensor]:
     """What an estimator reads, in its order."""
-    if name == "td_lambda":
+    if name == "td_lambda_return":
         return data.reward, data.next_value, data.terminated, data.done
     return data[:5] if name == "gae" else data
 
 
 def traffic(name: str, data: Experience) -> int:
     """The bytes that an estimator cannot but read and write."""
-    outputs = [data.reward] * (1 if name == "td_lambda" else 2)
+    outputs = [data.reward] * (1 if name == "td_lambda_return" else 2)
     return sum(x.numel() * x.element_size() for x in (*inputs(name, data), *outputs))
 
 
 def fused(name: str, data: Experience, time_dim: int) -> Call:
     """Our kernel, its scalars on the device."""
     scalars = [data.reward.new_tensor(scalar) for scalar in SCALARS[name]]
-    return lambda: cuda.fused(name, inputs(name, data), scalars, None, time_dim)
+    return lambda: cuda.fused(KERNELS[name], inputs(name, data), scalars, None, time_dim)
 
 
 def theirs(name: str, data: Experience, time_dim: int) -> dict[str, Call]:
@@ -149,7 +150,7 @@ def _measure(what: str, shape: str, contenders: Mapping[str, Contender], samples
     for _ in range(samples):
         for name, (run, calls) in contenders.items():
             times[name].append(_milliseconds(run, repeats[name]) * 1e-3 / calls)
-    return [_row(what, name, shape, taken) for name, taken in times.items()]
+    return [summary(what, name, shape, taken) for name, taken in times.items()]
 
 
 def _fits(shape: str, name: str, run: Call) -> bool:

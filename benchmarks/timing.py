@@ -44,7 +44,7 @@ def measure(
     for _ in range(samples):
         for name, run in contenders.items():
             times[name].append(_sample(run, calls[name]))
-    return [_row(what, name, shape, taken) for name, taken in times.items()]
+    return [summary(what, name, shape, taken) for name, taken in times.items()]
 
 
 def _calls_per_sample(run: Callable[[], object]) -> int:
@@ -60,7 +60,8 @@ def _sample(run: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _row(what: str, name: str, shape: str, taken: list[float]) -> Row:
+def summary(what: str, name: str, shape: str, taken: list[float]) -> Row:
+    """The median and spread of the seconds that a contender took."""
     low, middle, high = statistics.quantiles(taken, n=4)
     return Row(what, name, shape, middle * 1e6, (high - low) * 1e6)
 

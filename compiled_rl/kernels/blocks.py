@@ -243,6 +243,6 @@ def _at_most(x, bound):
 ESTIMATORS = {
     "recurrence": (recurrence_before, recur, recurrence_after),
     "gae": (gae_before, recur, gae_after),
-    "td_lambda": (td_lambda_before, recur, recurrence_after),
+    "td_lambda_return": (td_lambda_before, recur, recurrence_after),
     "vtrace": (vtrace_before, recur_and_keep, vtrace_after),
 }

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from compiled_rl.kernels.layout import Axis, _merge
+from compiled_rl.kernels.doubling import plain_recurrence
+from compiled_rl.kernels.layout import Axis, merge
+from compiled_rl.kernels.table import Kernel
 
-# How many tensors an estimator returns.
-_OUTPUTS = {"gae": 2, "td_lambda": 1, "vtrace": 2}
 # The elements of a tile: eight a thread, in four warps or, where programs are few, in 16.
 _SMALL, _LARGE, _PER_WARP = 1024, 4096, 256
 # A device has about so many processors to keep busy.
@@ -42,32 +42,25 @@ def linear_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) ->
     Returns:
         ``y``, laid out as ``x``.
     """
+    if not works():
+        return plain_recurrence(x, decay, time_dim, reverse)
     y = torch.empty_like(x)
     _launch("recurrence", (x, decay), (y,), (), time_dim, reverse)
     return y
 
 
 def fused(
-    name: str,
+    kernel: Kernel,
     tensors: Sequence[Tensor],
     scalars: Sequence[float | Tensor],
     mask: Optional[Tensor],
     time_dim: int,
 ) -> tuple[Tensor, ...]:
-    """A fused estimator on CUDA.
-
-    ``gae``
-        reward, value, next_value, terminated, done; gamma, lmbda -> advantage, value_target
-    ``td_lambda``
-        reward, next_value, terminated, done; gamma, lmbda -> return
-    ``vtrace``
-        reward, value, next_value, terminated, done, log_prob, behavior_log_prob; gamma, lmbda,
-        rho_thresh, c_thresh -> advantage, value_target
+    """A fused estimator on CUDA, its arguments checked.
 
     Args:
-        name: of the estimator.
-        tensors: ``[*B, T]`` each, the flags bool, the others of one dtype; half precision is
-            computed in float32.
+        kernel: which one.
+        tensors: ``[*B, T]`` each; half precision is computed in float32.
         scalars: floats, or 0-d tensors on the same device.
         mask: valid steps, bool ``[*B, T]``; others come out as zero, cut the trace, and may hold
             NaN.
@@ -77,7 +70,7 @@ def fused(
         The outputs, laid out as the first of the tensors.
     """
     like = tensors[0]
-    outputs = tuple([torch.empty_like(like) for _ in range(_OUTPUTS[name])])
+    outputs = tuple([torch.empty_like(like) for _ in range(kernel.outputs)])
     # A float of Triton's is a single; and to fill a tensor does not wait for the device.
     values = tuple(
         [
@@ -85,7 +78,7 @@ def fused(
             for scalar in scalars
         ]
     )
-    _launch(name, (*tensors, mask), outputs, values, time_dim, True)
+    _launch(kernel.name, (*tensors, mask), outputs, values, time_dim, True)
     return outputs
 
 
@@ -96,7 +89,7 @@ def works() -> bool:
         # Also asked while a graph is traced, where tensors are not real ones.
         with _disable_current_modes():
             one = torch.ones(1, device="cpu" if _interpreted() else "cuda")
-            linear_recurrence(one, one, 0, True)
+            _launch("recurrence", (one, one), (one.clone(),), (), 0, True)
     except Exception as error:
         warnings.warn(
             f"compiled_rl: Triton cannot run here ({error!r}); the slower torch form is used",
@@ -174,7 +167,7 @@ def plan(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], time_dim:
     """
     axes = [Axis(size, step) for size, step in zip(shape, zip(*strides, strict=True), strict=True)]
     time = axes.pop(time_dim)
-    batch = _merge(axes)[::-1] or [Axis(1, (0,) * len(strides))]
+    batch = merge(axes)[::-1] or [Axis(1, (0,) * len(strides))]
     count = math.prod(axis.size for axis in batch)
     along = time.strides[-1] < batch[0].strides[-1] or count == 1
     lanes, steps = _tile(count, time.size, along)

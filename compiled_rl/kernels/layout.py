@@ -44,7 +44,7 @@ def plan(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], time_dim:
     """
     axes = [Axis(size, step) for size, step in zip(shape, zip(*strides, strict=True), strict=True)]
     time = axes.pop(time_dim)
-    batch = _merge(axes) or [Axis(1, (0,) * len(strides))]
+    batch = merge(axes) or [Axis(1, (0,) * len(strides))]
     inner = batch[-1]
     along = time.strides[-1] < inner.strides[-1] or inner.size < _SHORT
     if along:
@@ -59,7 +59,7 @@ def plan(shape: tuple[int, ...], strides: tuple[tuple[int, ...], ...], time_dim:
     return Plan(along, tuple(addressof(geometry) for geometry in storage), storage)
 
 
-def _merge(axes: list[Axis]) -> list[Axis]:
+def merge(axes: list[Axis]) -> list[Axis]:
     """As few axes as possible, outermost first, without those of size one."""
     merged: list[Axis] = []
     for axis in sorted(axes, key=lambda axis: axis.strides[-1], reverse=True):

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.library import Library, register_fake, register_vmap
 
-from compiled_rl.kernels import cpu, table
+from compiled_rl.kernels import cpu, cuda, table
 from compiled_rl.kernels.checks import check_recurrence
 from compiled_rl.kernels.doubling import plain_recurrence
 from compiled_rl.kernels.table import KERNELS, Kernel
@@ -55,8 +55,8 @@ def _define_fused(kernel: Kernel) -> Any:
     def fake(kernel: Kernel, tensors: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, ...]:
         return tuple([torch.empty_like(tensors[0]) for _ in range(kernel.outputs)])
 
-    # A fused form for another device is registered here, and named in `has_fused`.
-    return _define(kernel.schema, check, {"CPU": form(cpu.fused)}, form(fake))
+    forms = {"CPU": form(cpu.fused), "CUDA": form(cuda.fused)}
+    return _define(kernel.schema, check, forms, form(fake))
 
 
 def _sorted(kernel: Kernel, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -69,7 +69,7 @@ def has_fused(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the fused estimators have a form for a device and a dtype."""
     if device.type == "cpu":
         return cpu.works(dtype)
-    return False
+    return device.type == "cuda" and dtype.is_floating_point and cuda.works()
 
 
 # TorchDynamo asks it when it traces, and does not trace into it.
@@ -84,7 +84,11 @@ FUSED = {name: _define_fused(kernel) for name, kernel in KERNELS.items()}
 _recurrence = _define(
     "linear_recurrence(Tensor x, Tensor decay, int time_dim, bool reverse) -> Tensor",
     check_recurrence,
-    {"CPU": cpu.linear_recurrence, "CompositeExplicitAutograd": plain_recurrence},
+    {
+        "CPU": cpu.linear_recurrence,
+        "CUDA": cuda.linear_recurrence,
+        "CompositeExplicitAutograd": plain_recurrence,
+    },
     _recurrence_fake,
 )
 

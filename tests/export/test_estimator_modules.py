@@ -63,5 +63,7 @@ def test_an_estimator_needs_no_network_in_its_file(tmp_path):
     x, flag = torch.randn(2, 5), torch.zeros(2, 5, dtype=torch.bool)
     example = {"next_reward": x, "state_value": x, "next_state_value": x}
     example |= {"next_done": flag, "next_terminated": flag}
-    report = to_onnx(estimators.GAE(gamma=0.9, time_dim=1), example, tmp_path / "e.onnx", ("batch", "time"))
+    report = to_onnx(
+        estimators.GAE(gamma=0.9, time_dim=1), example, tmp_path / "e.onnx", ("batch", "time")
+    )
     assert report.max_error < 1e-5

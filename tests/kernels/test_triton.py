@@ -18,7 +18,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from benchmarks import estimators_cuda as benchmark
-from compiled_rl.kernels import cuda
+from compiled_rl.kernels import cuda, operators
+from compiled_rl.kernels.doubling import plain_recurrence
+from compiled_rl.kernels.table import KERNELS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -36,7 +38,7 @@ TOLERANCE = {
 # The real inputs of an estimator, and values for its scalars.
 ESTIMATORS = {
     "gae": (["reward", "value", "next_value"], (0.97, 0.9)),
-    "td_lambda": (["reward", "next_value"], (0.97, 0.9)),
+    "td_lambda_return": (["reward", "next_value"], (0.97, 0.9)),
     "vtrace": (
         ["reward", "value", "next_value", "log_prob", "behavior_log_prob"],
         (0.97, 0.9, 1.3, 1.1),
@@ -120,7 +122,7 @@ def oracle(name, data, scalars, mask, time_dim) -> tuple[Tensor, ...]:
         _row(name, {key: column[b] for key, column in columns.items()}, scalars, valid[b])
         for b in range(len(valid))
     ]
-    outputs = 1 if name == "td_lambda" else 2
+    outputs = 1 if name == "td_lambda_return" else 2
     return tuple(
         tensor([row[k] for row in results], data["reward"], time_dim) for k in range(outputs)
     )
@@ -133,7 +135,7 @@ def _row(name, d, scalars, valid) -> list[list[float]]:
     last = [d["terminated"][t] or d["done"][t] or not following[t] for t in steps]
     bootstrap = [0.0 if d["terminated"][t] else d["next_value"][t] for t in steps]
     decay = [gamma * lmbda] * len(valid)
-    if name == "td_lambda":
+    if name == "td_lambda_return":
         weight = [1.0 if last[t] else 1 - lmbda for t in steps]
         own = [d["reward"][t] + gamma * weight[t] * bootstrap[t] for t in steps]
         return [[summed(own, decay, last, t) if valid[t] else 0.0 for t in steps]]
@@ -178,7 +180,7 @@ def fused(name, data, scalars=None, mask=None, time_dim=-1) -> tuple[Tensor, ...
     log_probs = [key for key in ("log_prob", "behavior_log_prob") if key in data]
     names = [*first, "terminated", "done", *log_probs]
     scalars = scalars or ESTIMATORS[name][1]
-    return cuda.fused(name, [data[key] for key in names], scalars, mask, time_dim)
+    return cuda.fused(KERNELS[name], [data[key] for key in names], scalars, mask, time_dim)
 
 
 def assert_close(actual: Tensor, expected: Tensor, like: Tensor) -> None:
@@ -438,6 +440,7 @@ COMPILED = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from compiled_rl.kernels import blocks, cuda
+from compiled_rl.kernels.table import KERNELS
 
 class Absent:
     def get_current_device(self): return 0
@@ -451,15 +454,16 @@ class Compile:
         return launch
 
 texts, walk, blocks.walk = [], blocks.walk, Compile()
+cuda.works = lambda: True
 triton.runtime.driver.set_active(Absent())
 real, flag = torch.zeros(64, 64), torch.zeros(64, 64, dtype=torch.bool)
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
     x = real.to(dtype)
     for time_dim in (0, 1):
         cuda.linear_recurrence(x, x, time_dim, False)
-        cuda.fused("gae", (x, x, x, flag, flag), (0.9, 0.9), None, time_dim)
-        cuda.fused("td_lambda", (x, x, flag, flag), (0.9, 0.9), flag, time_dim)
-        cuda.fused("vtrace", (x, x, x, flag, flag, x, x), (0.9,) * 4, flag, time_dim)
+        cuda.fused(KERNELS["gae"], (x, x, x, flag, flag), (0.9, 0.9), None, time_dim)
+        cuda.fused(KERNELS["td_lambda_return"], (x, x, flag, flag), (0.9, 0.9), flag, time_dim)
+        cuda.fused(KERNELS["vtrace"], (x, x, x, flag, flag, x, x), (0.9,) * 4, flag, time_dim)
 x = torch.zeros(3, 5, 7)[:, ::2]
 cuda.linear_recurrence(x, x, 2, True)
 assert len(texts) == 25
@@ -479,7 +483,9 @@ def test_all_compile_for_a_device_with_wide_loads(tmp_path):
 UNABLE = """
 import sys, warnings
 sys.modules["triton"] = None
-from compiled_rl.kernels import cuda
+from compiled_rl.kernels import cuda, operators
+from compiled_rl.kernels.doubling import plain_recurrence
+from compiled_rl.kernels.table import KERNELS
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert not cuda.works() and not cuda.works()
@@ -502,14 +508,14 @@ def test_the_benchmark_compares_the_same_numbers(name, time_first):
     time_dim = 0 if time_first else 1
     ours = benchmark.fused(name, data, time_dim)()
     for call in benchmark.theirs(name, data, time_dim).values():
-        theirs = call() if name != "td_lambda" else [call()]
+        theirs = call() if name != "td_lambda_return" else [call()]
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, other.squeeze(-1), atol=1e-5, rtol=1e-5)
 
 
 def test_the_benchmark_counts_bytes():
     data = benchmark.experience(3, 40, True, "cpu")
-    counted = [benchmark.traffic(name, data) for name in ("gae", "td_lambda", "vtrace")]
+    counted = [benchmark.traffic(name, data) for name in ("gae", "td_lambda_return", "vtrace")]
     assert counted == [120 * (5 * 4 + 2), 120 * (3 * 4 + 2), 120 * (7 * 4 + 2)]
 
 
@@ -518,3 +524,20 @@ def test_works_also_while_a_graph_is_traced():
     cuda.works.cache_clear()
     with FakeTensorMode():
         assert cuda.works()
+
+
+@pytest.mark.parametrize("name", [*KERNELS, "linear_recurrence"])
+def test_operators_are_registered_for_the_device(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"compiled_rl::{name}", "CUDA")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_plain_form_runs_where_triton_does_not(works, monkeypatch):
+    monkeypatch.setattr(cuda, "works", lambda: works)
+    assert operators.has_fused(torch.device("cuda"), torch.bfloat16) == works
+    assert not operators.has_fused(torch.device("cuda"), torch.int32)
+    assert not operators.has_fused(torch.device("mps"), torch.float32)
+    if not works:
+        x = torch.randn(3, 5)
+        expected = plain_recurrence(x, x, -1, True)
+        torch.testing.assert_close(cuda.linear_recurrence(x, x, -1, True), expected)
