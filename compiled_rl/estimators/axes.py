@@ -22,7 +22,7 @@ class Axes(NamedTuple):
 
     def batched(self, x: Tensor) -> Tensor:
         """``x`` without a trailing one."""
-        return x.reshape(x.shape[: self.batch])
+        return x.squeeze(-1) if x.dim() > self.batch else x
 
 
 def find_axes(owner: str, source: Any, tensors: Iterable[Tensor], time_dim: Optional[int]) -> Axes:

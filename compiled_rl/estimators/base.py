@@ -124,7 +124,12 @@ class ValueEstimatorBase(KeyedModule):
         if not bool(((x >= 0) & (x <= 1)).all()):
             got = f"{float(x):g}" if x.dim() == 0 else f"values from {x.min():g} to {x.max():g}"
             raise ValueError(f"{self.name}: `{name}` must be in [0, 1], got {got}")
-        self.to(self.device)
+        self.place(name)
+
+    def place(self, name: str) -> None:
+        """Put a coefficient where it was asked to be; a ``Parameter`` stays where it is."""
+        if self.device is not None and name in self._buffers:
+            self._buffers[name] = getattr(self, name).to(self.device)
 
     def lend(self, value_network: nn.Module) -> None:
         """Use the critic of a loss, whose child it stays.
@@ -295,27 +300,27 @@ class ValueEstimatorBase(KeyedModule):
         axes: Axes,
         params: Any,
         target_params: Any,
-        both: bool = True,
+        of_both: bool = True,
         known: Optional[Tensor] = None,
     ) -> Values:
-        """The values in the data or the critic's; only of the states entered unless ``both``."""
+        """The values in the data or the critic's; only of the states entered unless ``of_both``."""
         stored = self.tensor_keys["value"] in data and self._next_value_key in data
         if self._critic is None or (self.skip_existing and stored):
-            return self._stored_values(data, both)
+            return self._stored_values(data, of_both)
         ends = (self.require(data, "terminated"), self.require(data, "done"))
         target_params = params if target_params is None else target_params
-        if both or self.calls.shifted:
+        if of_both or self.calls.shifted:
             return self._critic.values(data, axes, ends, params, target_params, known)
         return Values(None, self._critic.next_values(data, axes, ends[0], target_params))
 
-    def _stored_values(self, data: Data, both: bool) -> Values:
+    def _stored_values(self, data: Data, of_both: bool) -> Values:
         why = "without a `value_network`"
         if self._next_value_key not in data:
             raise KeyError(
                 f"{self.name}: the key {self._next_value_key!r} was not found, needed {why}; "
                 f"the keys are {given(data)}"
             )
-        value = self.require(data, "value", why) if both else None
+        value = self.require(data, "value", why) if of_both else None
         return Values(value, data[self._next_value_key])
 
     def _steps(

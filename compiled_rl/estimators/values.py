@@ -100,6 +100,11 @@ class Critic:
         Beside a step's own slot stands the state that it entered.
         """
         terminated, done = [axes.batched(x).movedim(axes.time, -1) for x in ends]
+        if done.dim() != axes.batch:
+            raise ValueError(
+                f"`done` must be one flag a step where `shifted` values all states at once, "
+                f"got {list(ends[1].shape)}"
+            )
         slots = make_slots(terminated, done, self.calls.shifted_budget)
         entered = self._entered(data, axes, ends[0])
         inputs = {
@@ -115,5 +120,7 @@ class Critic:
 
 
 def _finite_where(ended: Tensor, x: Tensor) -> Tensor:
+    if x.shape[: ended.dim()] != ended.shape:
+        return x  # a state of the team, where flags are an agent's
     ended = ended.reshape(ended.shape + (1,) * (x.dim() - ended.dim()))
     return torch.where(ended & ~x.isfinite(), torch.zeros_like(x), x)

@@ -67,7 +67,7 @@ class VTrace(ValueEstimatorBase):
             self.register_coefficient(name, bound)
             if not float(getattr(self, name)) > 0:
                 raise ValueError(f"{self.name}: `{name}` must be positive, got {float(bound):g}")
-        self.to(self.device)
+            self.place(name)
 
     def networks(self) -> tuple[PlainForm, ...]:
         """The critic and the actor, as far as they are there."""

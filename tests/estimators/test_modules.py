@@ -178,6 +178,21 @@ def test_what_a_team_shares_may_be_truncated_and_masked():
         torch.testing.assert_close(shared[..., i, :], single(alone)["advantage"])
 
 
+def test_agents_may_have_flags_of_their_own():
+    arguments = {"gamma": 0.9, "value_network": team_critic()}
+    data = team_data()
+    for name in ("done", "terminated"):
+        data["next", name] = data["next", name].unsqueeze(-2).repeat(1, 1, 2, 1)
+    data["next", "reward"] = data["next", "reward"].unsqueeze(-2).repeat(1, 1, 2, 1)
+    expected = MultiAgentGAE(**arguments)(team_data())["advantage"]
+    got = MultiAgentGAE(**arguments, differentiable=True)(data.clone())["advantage"]
+    torch.testing.assert_close(got, expected)
+    with pytest.raises(ValueError, match=r"`done` must be one flag a step where `shifted`"):
+        MultiAgentGAE(**arguments, shifted=True)(data)
+    shifted = MultiAgentGAE(**arguments, shifted=True, shifted_budget=7)(team_data())["advantage"]
+    torch.testing.assert_close(shifted, expected)
+
+
 # ---- ways of calling -----------------------------------------------------------------------------
 
 
@@ -290,8 +305,10 @@ def test_other_parameters_value_both_states(name):
 
 @every_estimator
 def test_coefficients_are_where_they_are_asked_to_be(name):
-    estimator, _ = pair(name, device="meta", value_network=None)
+    critic = make_critic()
+    estimator, _ = pair(name, device="meta", value_network=critic)
     assert {x.device.type for x in estimator.buffers()} == {"meta"}
+    assert {x.device.type for x in critic.parameters()} == {"cpu"}
 
 
 def test_a_shifted_call_has_one_set_of_parameters():
