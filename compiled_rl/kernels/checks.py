@@ -46,12 +46,11 @@ def check_time(function: str, name: str, x: Tensor, time_dim: int) -> None:
     """Refuse a tensor that is not floating point or has no axis ``time_dim``."""
     if not torch.is_floating_point(x):
         raise ValueError(f"{function}: `{name}` must be floating point, got {x.dtype}")
-    if x.dim() == 0:
+    axes = x.dim()
+    if axes == 0:
         raise ValueError(f"{function}: `{name}` must have a time axis, got a 0-d tensor")
-    if not -x.dim() <= time_dim < x.dim():
-        raise ValueError(
-            f"{function}: `time_dim` must be in [{-x.dim()}, {x.dim() - 1}], got {time_dim}"
-        )
+    if not -axes <= time_dim < axes:
+        raise ValueError(f"{function}: `time_dim` must be in [{-axes}, {axes - 1}], got {time_dim}")
 
 
 def check_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> None:
@@ -68,13 +67,18 @@ def check_steps(
     Flags are known by their names. The first tensor has the shape, dtype and device of all.
     """
     name, first = names[0], tensors[0]
+    shape, dtype, device = first.shape, first.dtype, first.device
     check_time(function, name, first, time_dim)
     for k in range(1, len(names)):
-        if names[k] == "terminated" or names[k] == "done":
-            check_flag(function, names[k], tensors[k], name, first)
-        else:
-            check_like(function, names[k], tensors[k], name, first)
-        check_device(function, names[k], tensors[k], name, first)
+        x, flag = tensors[k], names[k] == "terminated" or names[k] == "done"
+        expected = torch.bool if flag else dtype
+        # One look at each; only what fails it is asked for its sentence.
+        if x.dtype != expected or x.shape != shape or x.device != device:
+            if flag:
+                check_flag(function, names[k], x, name, first)
+            else:
+                check_like(function, names[k], x, name, first)
+            check_device(function, names[k], x, name, first)
     if mask is not None:
         check_mask(function, mask, name, first)
         check_device(function, "mask", mask, name, first)

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.library import Library, register_fake, register_vmap
 
-from compiled_rl.kernels import cpu, table
+from compiled_rl.kernels import cpu
 from compiled_rl.kernels.checks import check_recurrence
 from compiled_rl.kernels.doubling import plain_recurrence
 from compiled_rl.kernels.table import KERNELS, Kernel
@@ -43,7 +43,7 @@ def _define_fused(kernel: Kernel) -> Any:
     """Register a fused estimator: its arguments as the table says, its forms as they take them."""
 
     def check(*args: Any) -> None:
-        table.check(kernel, *_sorted(kernel, args))
+        kernel.check(*_sorted(kernel, args))
 
     def form(fused: Callable) -> Callable:
         def run(*args: Any) -> Any:
@@ -55,7 +55,7 @@ def _define_fused(kernel: Kernel) -> Any:
     def fake(kernel: Kernel, tensors: tuple[Tensor, ...], *rest: Any) -> tuple[Tensor, ...]:
         return tuple([torch.empty_like(tensors[0]) for _ in range(kernel.outputs)])
 
-    # A fused form for another device is registered here, and named in `has_fused`.
+    # A fused form for another device is registered here, and `fusable` told of it.
     return _define(kernel.schema, check, {"CPU": form(cpu.fused)}, form(fake))
 
 
@@ -65,15 +65,13 @@ def _sorted(kernel: Kernel, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return args[:tensors], args[tensors : tensors + scalars], *args[tensors + scalars :]
 
 
-def has_fused(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the fused estimators have a form for a device and a dtype."""
-    if device.type == "cpu":
-        return cpu.works(dtype)
-    return False
+def loops_on_cpu(dtype: torch.dtype) -> bool:
+    """Whether the fused estimators have a form on CPU for a dtype."""
+    return cpu.works(dtype)
 
 
 # TorchDynamo asks it when it traces, and does not trace into it.
-has_fused._dynamo_marked_constant = True  # type: ignore[attr-defined]
+loops_on_cpu._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _recurrence_fake(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
