@@ -51,12 +51,11 @@ def check_floating(function: str, name: str, x: Tensor) -> None:
 def check_time(function: str, name: str, x: Tensor, time_dim: int) -> None:
     """Refuse a tensor that is not floating point or has no axis ``time_dim``."""
     check_floating(function, name, x)
-    if x.dim() == 0:
+    axes = x.dim()
+    if axes == 0:
         raise ValueError(f"{function}: `{name}` must have a time axis, got a 0-d tensor")
-    if not -x.dim() <= time_dim < x.dim():
-        raise ValueError(
-            f"{function}: `time_dim` must be in [{-x.dim()}, {x.dim() - 1}], got {time_dim}"
-        )
+    if not -axes <= time_dim < axes:
+        raise ValueError(f"{function}: `time_dim` must be in [{-axes}, {axes - 1}], got {time_dim}")
 
 
 def check_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> None:
@@ -78,12 +77,17 @@ def check_steps(
         check_floating(function, name, first)
     else:
         check_time(function, name, first, time_dim)
+    shape, dtype, device = first.shape, first.dtype, first.device
     for other, x in tensors.items():
-        if other == "terminated" or other == "done":
-            check_flag(function, other, x, name, first)
-        else:
-            check_like(function, other, x, name, first)
-        check_device(function, other, x, name, first)
+        flag = other == "terminated" or other == "done"
+        expected = torch.bool if flag else dtype
+        # One look at each; only what fails it is asked for its sentence.
+        if x.dtype != expected or x.shape != shape or x.device != device:
+            if flag:
+                check_flag(function, other, x, name, first)
+            else:
+                check_like(function, other, x, name, first)
+            check_device(function, other, x, name, first)
     if mask is not None:
         check_mask(function, mask, name, first)
         check_device(function, "mask", mask, name, first)

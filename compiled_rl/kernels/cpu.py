@@ -61,14 +61,11 @@ def _run(
     y = reals[-1]
     walk = plan(y.shape, tuple([x.stride() for x in flags + reals]), time_dim)
     loop = _loop(name, "along" if walk.along else "across", y.dtype)
-    pointers = (_addresses(flags), _addresses(reals))
+    flag_addresses = struct.pack(f"{len(flags)}q", *[x.data_ptr() for x in flags])
+    real_addresses = struct.pack(f"{len(reals)}q", *[x.data_ptr() for x in reals])
     numbers = struct.pack(f"{len(scalars)}d", *[float(x) for x in scalars])
     for geometry in walk.geometries:
-        loop(geometry, *pointers, numbers, switch)
-
-
-def _addresses(tensors: tuple[Tensor, ...]) -> bytes:
-    return struct.pack(f"{len(tensors)}q", *[x.data_ptr() for x in tensors])
+        loop(geometry, flag_addresses, real_addresses, numbers, switch)
 
 
 @cache

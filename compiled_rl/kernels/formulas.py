@@ -10,7 +10,7 @@ the step is cut or masked, the last of its row, or followed by a masked one.
 """
 
 from compiled_rl.kernels.exponential import exp
-from compiled_rl.kernels.loops import across, along, get, inline, line_at, put, sizes, tensor
+from compiled_rl.kernels.loops import across, along, copy, get, inline, line_at, put, sizes, tensor
 
 # ---- the recurrence ------------------------------------------------------------------------------
 
@@ -18,23 +18,26 @@ from compiled_rl.kernels.loops import across, along, get, inline, line_at, put, 
 def recurrence_across(geometry, flags, reals, scalars, reverse):
     """``y[t] = x[t] + decay[t] * y[t -+ 1]``, the batch innermost."""
     tensors = _recurrence_tensors(geometry, reals)
-    across(_nothing, _itself, _nothing, tensors, (), sizes(geometry), reverse)
+    across(_recurrence_before, _nothing, tensors, (), sizes(geometry), reverse)
 
 
 def recurrence_along(geometry, flags, reals, scalars, reverse):
     """``y[t] = x[t] + decay[t] * y[t -+ 1]``, time innermost."""
     tensors = _recurrence_tensors(geometry, reals)
-    along(_nothing, _itself, _nothing, tensors, (), sizes(geometry), reverse)
+    along(_recurrence_before, _nothing, tensors, (), sizes(geometry), reverse)
 
 
 @inline
 def _recurrence_tensors(g, reals):
-    return tensor(g, 0, reals[0]), tensor(g, 1, reals[1]), tensor(g, 2, reals[2])
+    return tensor(g, 2, reals[2]), tensor(g, 0, reals[0]), tensor(g, 1, reals[1])
 
 
 @inline
-def _itself(tensors, link):
-    return tensors
+def _recurrence_before(tensors, room, offset, block, scalars):
+    y, x, decay = tensors
+    at, _, n, _, _ = block
+    copy(n, line_at(x, at), line_at(y, at))
+    copy(n, line_at(decay, at), (room[0], offset, 1))
 
 
 @inline
@@ -49,31 +52,31 @@ def gae_across(geometry, flags, reals, scalars, masked):
     """Advantage and value target, the batch innermost."""
     tensors = _gae_tensors(geometry, flags, reals)
     coefficients = _discounts(reals, scalars, masked)
-    across(_gae_before, _gae_operands, _gae_after, tensors, coefficients, sizes(geometry), True)
+    across(_gae_before, _gae_after, tensors, coefficients, sizes(geometry), True)
 
 
 def gae_along(geometry, flags, reals, scalars, masked):
     """Advantage and value target, time innermost."""
     tensors = _gae_tensors(geometry, flags, reals)
     coefficients = _discounts(reals, scalars, masked)
-    along(_gae_before, _gae_operands, _gae_after, tensors, coefficients, sizes(geometry), True)
+    along(_gae_before, _gae_after, tensors, coefficients, sizes(geometry), True)
 
 
 @inline
 def _gae_tensors(g, flags, reals):
     return (
+        tensor(g, 6, reals[3]),
+        tensor(g, 7, reals[4]),
         tensor(g, 3, reals[0]),
         tensor(g, 4, reals[1]),
         tensor(g, 5, reals[2]),
-        tensor(g, 6, reals[3]),
-        tensor(g, 7, reals[4]),
         _flags(g, flags),
     )
 
 
 @inline
 def _gae_before(tensors, room, offset, block, scalars):
-    reward, value, next_value, advantage, _, flags = tensors
+    advantage, _, reward, value, next_value, flags = tensors
     masked, gamma, lmbda = scalars
     at, _, n, _, _ = block
     delta = line_at(advantage, at)
@@ -86,13 +89,8 @@ def _gae_before(tensors, room, offset, block, scalars):
 
 
 @inline
-def _gae_operands(tensors, link):
-    return tensors[3], link, tensors[3]
-
-
-@inline
 def _gae_after(tensors, room, offset, block, scalars):
-    _, value, _, advantage, target, flags = tensors
+    advantage, target, _, value, _, flags = tensors
     at, _, n, _, _ = block
     total = line_at(target, at)
     _add(n, line_at(advantage, at), line_at(value, at), total)
@@ -107,16 +105,14 @@ def td_lambda_return_across(geometry, flags, reals, scalars, masked):
     """The lambda return, the batch innermost."""
     tensors = _td_lambda_tensors(geometry, flags, reals)
     coefficients = _discounts(reals, scalars, masked)
-    operands = _td_lambda_operands
-    across(_td_lambda_before, operands, _nothing, tensors, coefficients, sizes(geometry), True)
+    across(_td_lambda_before, _nothing, tensors, coefficients, sizes(geometry), True)
 
 
 def td_lambda_return_along(geometry, flags, reals, scalars, masked):
     """The lambda return, time innermost."""
     tensors = _td_lambda_tensors(geometry, flags, reals)
     coefficients = _discounts(reals, scalars, masked)
-    operands = _td_lambda_operands
-    along(_td_lambda_before, operands, _nothing, tensors, coefficients, sizes(geometry), True)
+    along(_td_lambda_before, _nothing, tensors, coefficients, sizes(geometry), True)
 
 
 @inline
@@ -126,12 +122,12 @@ def _td_lambda_tensors(g, flags, reals):
         tensor(g, 4, reals[1]),
         tensor(g, 5, reals[2]),
     )
-    return reward, next_value, result, _flags(g, flags)
+    return result, reward, next_value, _flags(g, flags)
 
 
 @inline
 def _td_lambda_before(tensors, room, offset, block, scalars):
-    reward, next_value, result, flags = tensors
+    result, reward, next_value, flags = tensors
     masked, gamma, lmbda = scalars
     at, _, n, _, _ = block
     link = (room[0], offset, 1)
@@ -141,11 +137,6 @@ def _td_lambda_before(tensors, room, offset, block, scalars):
     _blend(n, line_at(reward, at), bootstrap[0], bootstrap[1], link, gamma, lmbda, out)
     if masked:
         _erase(n, line_at(flags[2], at), out)
-
-
-@inline
-def _td_lambda_operands(tensors, link):
-    return tensors[2], link, tensors[2]
 
 
 @inline
@@ -164,108 +155,91 @@ def vtrace_across(geometry, flags, reals, scalars, masked):
     """Advantage and value target, the batch innermost."""
     tensors = _vtrace_tensors(geometry, flags, reals)
     coefficients = _thresholds(reals, scalars, masked)
-    operands = _vtrace_operands
-    across(_vtrace_before, operands, _vtrace_after, tensors, coefficients, sizes(geometry), True)
+    across(_vtrace_before, _vtrace_after, tensors, coefficients, sizes(geometry), True)
 
 
 def vtrace_along(geometry, flags, reals, scalars, masked):
     """Advantage and value target, time innermost."""
     tensors = _vtrace_tensors(geometry, flags, reals)
     coefficients = _thresholds(reals, scalars, masked)
-    operands = _vtrace_operands
-    along(_vtrace_before, operands, _vtrace_after, tensors, coefficients, sizes(geometry), True)
+    along(_vtrace_before, _vtrace_after, tensors, coefficients, sizes(geometry), True)
 
 
 @inline
 def _vtrace_tensors(g, flags, reals):
     return (
+        tensor(g, 9, reals[6]),
+        tensor(g, 8, reals[5]),
         tensor(g, 3, reals[0]),
         tensor(g, 4, reals[1]),
         tensor(g, 5, reals[2]),
         tensor(g, 6, reals[3]),
         tensor(g, 7, reals[4]),
-        tensor(g, 8, reals[5]),
-        tensor(g, 9, reals[6]),
         _flags(g, flags),
     )
 
 
 @inline
 def _vtrace_before(tensors, room, offset, block, scalars):
-    reward, value, next_value, log_prob, behavior, advantage, target, flags = tensors
+    target, advantage, reward, value, next_value, log_prob, behavior, flags = tensors
     masked, gamma, lmbda, rho, c = scalars
     at, _, n, _, _ = block
-    decay, link, ratio = (room[0], offset, 1), (room[1], offset, 1), (room[2], offset, 1)
-    steps = (
-        line_at(reward, at),
-        line_at(value, at),
-        line_at(next_value, at),
-        line_at(flags[0], at),
-    )
-    delta, fixed = line_at(target, at), line_at(advantage, at)
-    _ratio(n, line_at(log_prob, at), line_at(behavior, at), ratio)
+    decay, link, weight = (room[0], offset, 1), (room[1], offset, 1), (room[2], offset, 1)
+    following, ended = line_at(next_value, at), line_at(flags[0], at)
+    own, delta = line_at(advantage, at), line_at(target, at)
     _link(flags, block, masked, gamma, link)
-    _delta(n, steps[0], steps[1], steps[2], steps[3], gamma, delta)
-    _weigh(n, ratio, rho, delta)
-    _unlinked(n, steps[0], steps[1], steps[2], steps[3], link, gamma, fixed)
-    _weigh(n, ratio, rho, fixed)
-    _weighted_links(n, ratio, rho, c, lmbda, link, decay)
+    log_probs = (line_at(log_prob, at), line_at(behavior, at))
+    _weights(n, log_probs[0], log_probs[1], lmbda, rho, c, link, weight, decay)
+    _own(n, line_at(reward, at), line_at(value, at), following, ended, gamma, link, weight, own)
     if masked:
-        _erase(n, line_at(flags[2], at), delta)
-        _erase(n, line_at(flags[2], at), fixed)
-
-
-@inline
-def _vtrace_operands(tensors, decay):
-    return tensors[6], decay, tensors[6]
+        _erase(n, line_at(flags[2], at), own)
+    _with_linked(n, link, following, own, delta)
 
 
 @inline
 def _vtrace_after(tensors, room, offset, block, scalars):
-    value, advantage, target, flags = tensors[1], tensors[5], tensors[6], tensors[7]
+    target, advantage, value, flags = tensors[0], tensors[1], tensors[3], tensors[7]
     at, later, n, inner, _ = block
     total = line_at(target, at)
-    _add(n, total, line_at(value, at), total)
+    _add_to(n, line_at(value, at), total)
     if scalars[0]:
         _erase(n, line_at(flags[2], at), total)
     _add_linked(inner, (room[1], offset, 1), line_at(target, later), line_at(advantage, at))
 
 
 @inline
-def _ratio(n, log_prob, behavior_log_prob, out):
+def _weights(n, log_prob, behavior_log_prob, lmbda, rho, c, link, weight, decay):
+    """rho, what of the following value reaches the advantage, and what of its error the target."""
     for j in range(n):
-        put(out, j, exp(get(log_prob, j) - get(behavior_log_prob, j)))
+        ratio = exp(get(log_prob, j) - get(behavior_log_prob, j))
+        bounded, kept = _at_most(ratio, rho), get(link, j)
+        put(weight, j, bounded)
+        # Selects: under the mask the ratio may be NaN.
+        put(decay, j, kept * (lmbda * _at_most(ratio, c)) if kept != 0 else kept)
+        put(link, j, kept * bounded if kept != 0 else kept)
 
 
 @inline
-def _weigh(n, ratio, rho, out):
-    for j in range(n):
-        put(out, j, _at_most(get(ratio, j), rho) * get(out, j))
-
-
-@inline
-def _unlinked(n, reward, value, next_value, terminated, link, gamma, out):
-    """The advantage but for what follows."""
+def _own(n, reward, value, next_value, terminated, gamma, link, weight, out):
+    """The advantage but for what is linked: the bootstrap of a step that nothing follows is in."""
     for j in range(n):
         bootstrap = _bootstrap(next_value, terminated, j)
-        own = bootstrap if get(link, j) == 0 else type(bootstrap)(0)
-        put(out, j, get(reward, j) + gamma * own - get(value, j))
+        ending = bootstrap if get(link, j) == 0 else type(bootstrap)(0)
+        put(out, j, get(weight, j) * (get(reward, j) + gamma * ending - get(value, j)))
 
 
 @inline
-def _weighted_links(n, ratio, rho, c, lmbda, link, decay):
+def _with_linked(n, link, following, own, out):
     for j in range(n):
-        kept, weight = get(link, j), get(ratio, j)
-        # Selects: under the mask the ratio may be NaN.
-        put(decay, j, kept * (lmbda * _at_most(weight, c)) if kept != 0 else kept)
-        put(link, j, kept * _at_most(weight, rho) if kept != 0 else kept)
+        kept, alone, linked = get(link, j), get(own, j), get(following, j)
+        put(out, j, alone + kept * linked if kept != 0 else alone)
 
 
 @inline
 def _add_linked(n, link, following, out):
     for j in range(n):
-        kept, own = get(link, j), get(out, j)
-        put(out, j, own + kept * get(following, j) if kept != 0 else own)
+        kept, alone, linked = get(link, j), get(out, j), get(following, j)
+        put(out, j, alone + kept * linked if kept != 0 else alone)
 
 
 # ---- what they share -----------------------------------------------------------------------------
@@ -334,8 +308,15 @@ def _add(n, a, b, out):
         put(out, j, get(a, j) + get(b, j))
 
 
+# What is done in place is written so: LLVM must see that it is the same memory.
 @inline
 def _erase(n, mask, out):
     for j in range(n):
         kept = get(out, j)
         put(out, j, kept if get(mask, j) else type(kept)(0))
+
+
+@inline
+def _add_to(n, x, out):
+    for j in range(n):
+        put(out, j, get(out, j) + get(x, j))

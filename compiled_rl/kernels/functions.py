@@ -10,7 +10,7 @@ from compiled_rl.kernels import cpu, operators
 from compiled_rl.kernels.checks import check_flag, check_like, check_time
 from compiled_rl.kernels.doubling import doubling
 from compiled_rl.kernels.scalars import as_scalar
-from compiled_rl.kernels.table import KERNELS, check
+from compiled_rl.kernels.table import KERNELS
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -82,7 +82,7 @@ def fused(
     """
     kernel = KERNELS[name]
     if _may_skip_dispatch(tensors, mask):
-        check(kernel, tensors, scalars, mask, time_dim)
+        kernel.check(tensors, scalars, mask, time_dim)
         return cpu.fused(kernel, tensors, scalars, mask, time_dim)
     coefficients = [as_scalar(cast(float, x), tensors[0]) for x in scalars]
     outputs = operators.FUSED[name](*tensors, *coefficients, mask, time_dim)
@@ -101,15 +101,18 @@ def fusable(
         return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
-    gradients, any_type = torch.is_grad_enabled(), torch.compiler.is_compiling()
-    for x in (*tensors, *scalars, mask):
-        if isinstance(x, Tensor):
-            if (gradients and x.requires_grad) or (not any_type and type(x) not in _PLAIN):
-                return False
+    given = tensors if mask is None else (*tensors, mask)
     for x in scalars:
-        if isinstance(x, Tensor) and x.dim() != 0:
+        if isinstance(x, Tensor):
+            if x.dim() != 0:
+                return False
+            given = (*given, x)
+    gradients, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
+    for x in given:
+        if (gradients and x.requires_grad) or not (compiling or type(x) in _PLAIN):
             return False
-    return operators.has_fused(tensors[0].device, tensors[0].dtype)
+    first = tensors[0]
+    return operators.has_fused(first.is_cpu, first.is_cuda, first.dtype)
 
 
 def _may_skip_dispatch(tensors: tuple[Tensor, ...], mask: Optional[Tensor]) -> bool:
@@ -117,6 +120,6 @@ def _may_skip_dispatch(tensors: tuple[Tensor, ...], mask: Optional[Tensor]) -> b
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return False
     for x in tensors if mask is None else (*tensors, mask):
-        if not x.is_cpu or x.is_neg() or type(x) not in _PLAIN:
+        if type(x) not in _PLAIN or x.is_neg():
             return False
-    return True
+    return tensors[0].is_cpu

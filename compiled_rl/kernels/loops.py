@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The CPU loops over time, compiled by Numba: only ``cpu`` imports this file, and late.
+"""The CPU loops over time, compiled by Numba: slow to import, so that ``cpu`` does it late.
 
 Each loop sees its tensors as ``[page, line, item]``, where time is either the lines or the items:
 
@@ -8,9 +8,10 @@ Each loop sees its tensors as ``[page, line, item]``, where time is either the l
   run side by side; a row that is alone is cut into four chunks, which are joined afterwards.
   Whatever is not such a chain is vectorised along time.
 
-A fused estimator (see ``formulas``) is a recurrence with a ``before`` (fill its operands), an
-``operands`` (name them) and an ``after`` (what follows from its result), applied to a block of
-elements while it sits in L1. What no output has room for lives on the stack.
+A fused estimator (see ``formulas``) is a recurrence ``y[t] = y[t] + link[t] * y[t + 1]`` in place,
+with a ``before`` (fill ``y`` and ``link``) and an ``after`` (what follows from ``y``), applied to a
+block of elements while it sits in L1. The first tensor is ``y``. The links, and whatever else no
+output has room for, live on the stack: ``room[0]`` holds the links.
 
 A tensor is ``(pointer, start, page_stride, line_stride, item_stride)``; a line is ``(pointer,
 start, stride)``. Short lines that lie one behind the other in every tensor are ``joined``: a block
@@ -41,7 +42,7 @@ def stack(context, like):
 
 
 @inline
-def across(before, operands, after, tensors, scalars, sizes, reverse):
+def across(before, after, tensors, scalars, sizes, reverse):
     """The lines are time: advance all items of a line at once."""
     pages, lines, items, width, joined = sizes
     carry = (stack(tensors[0][0]), 0, 1)
@@ -56,53 +57,35 @@ def across(before, operands, after, tensors, scalars, sizes, reverse):
                 at, later = (page, line, item), (page, line + 1, item)
                 block = (at, later, n * rows, n * rows - last, (n * rows - n, 1, last))
                 before(tensors, room, 0, block, scalars)
-                chained = operands(tensors, _window(room[0], line, item, n))
                 for j in range(rows):
                     now = (page, line + rows - 1 - j if reverse else line + j, item)
-                    _step(chained, now, n, k + j > 0, carry)
+                    link = (room[0], (rows - 1 - j if reverse else j) * n, 1)
+                    _step(line_at(tensors[0], now), link, n, k + j > 0, carry)
                 after(tensors, room, 0, block, scalars)
 
 
 @inline
-def _step(operands, now, n, started, carry):
-    x, decay, y = operands
+def _step(y, link, n, started, carry):
     if started:
-        _advance(n, line_at(x, now), line_at(decay, now), carry, line_at(y, now))
+        _advance(n, link, carry, y)
     else:
-        _start(n, line_at(x, now), carry, line_at(y, now))
+        copy(n, y, carry)
 
 
 @inline
-def _start(n, x, carry, y):
+def _advance(n, link, carry, y):
     for j in range(n):
-        moved = get(x, j)
+        moved = get(y, j) + get(link, j) * get(carry, j)
         put(carry, j, moved)
         put(y, j, moved)
 
 
 @inline
-def _advance(n, x, decay, carry, y):
-    # By eights: a short line would otherwise be no whole turn of the vectorised loop.
-    whole = n - n % 8
-    for j in range(0, whole, 8):
-        for i in range(8):
-            _advance_one(j + i, x, decay, carry, y)
-    for j in range(whole, n):
-        _advance_one(j, x, decay, carry, y)
-
-
-@inline
-def _advance_one(j, x, decay, carry, y):
-    moved = get(x, j) + get(decay, j) * get(carry, j)
-    put(carry, j, moved)
-    put(y, j, moved)
-
-
-@inline
-def along(before, operands, after, tensors, scalars, sizes, reverse):
+def along(before, after, tensors, scalars, sizes, reverse):
     """The items are time: four rows side by side, and those that are left over each by itself."""
     pages, lines, items, width, joined = sizes
-    carry, products = stack(tensors[0][0]), stack(tensors[0][0])
+    carry = stack(tensors[0][0])
+    work = (stack(tensors[0][0]), stack(tensors[0][0]), carry)
     room = (stack(tensors[0][0]), stack(tensors[0][0]), stack(tensors[0][0]))
     for page in range(pages):
         line = 0
@@ -116,15 +99,16 @@ def along(before, operands, after, tensors, scalars, sizes, reverse):
                 for row in range(0, rows, merged):
                     block = _block_along((page, line + row, item), merged, n, items)
                     before(tensors, room, row * n, block, scalars)
-                chained = operands(tensors, _window(room[0], line, item, n))
+                link = _window(room[0], line, item, n)
+                first = item + n - 1 if reverse else item
                 if rows > 1:
                     for row in range(0, rows, 4):
-                        first = (page, line + row, item + n - 1 if reverse else item)
-                        _four_rows(chained, (carry, row), first, n, k > 0, reverse)
+                        at = (page, line + row, first)
+                        _four_rows(tensors[0], link, carry, row, at, n, k > 0, reverse)
                 else:
-                    first = (page, line, item + n - 1 if reverse else item)
-                    window = _window(products, line, item, n)
-                    _one_row(chained, window, carry, first, n, k > 0, reverse)
+                    _one_row(
+                        line_at(tensors[0], (page, line, item)), room[0], work, n, k > 0, reverse
+                    )
                 for row in range(0, rows, merged):
                     block = _block_along((page, line + row, item), merged, n, items)
                     after(tensors, room, row * n, block, scalars)
@@ -145,85 +129,80 @@ def _block_along(at, rows, n, items):
 
 
 @inline
-def _four_rows(operands, carried, first, n, started, reverse):
+def _four_rows(y, link, carried, k, first, n, started, reverse):
     page, line, item = first
     sign = -1 if reverse else 1
     rows = (line, line + 1, line + 2, line + 3)
-    x, decay, y = _lanes_of(operands, page, rows, (item, item, item, item))
-    store = (carried[0], (carried[1], carried[1] + 1, carried[1] + 2, carried[1] + 3), 0)
-    carry = _load(x, 0)
+    items = (item, item, item, item)
+    y, link = _lanes(y, page, rows, items), _lanes(link, page, rows, items)
+    kept = (carried, (k, k + 1, k + 2, k + 3), 0)
+    carry = _load(y, 0)
     if started:
-        carry = _multiply_add(_load(decay, 0), _load(store, 0), carry)
+        carry = _multiply_add(_load(link, 0), _load(kept, 0), carry)
     _store(y, 0, carry)
     for j in range(1, n):
-        carry = _multiply_add(_load(decay, sign * j), carry, _load(x, sign * j))
+        carry = _multiply_add(_load(link, sign * j), carry, _load(y, sign * j))
         _store(y, sign * j, carry)
-    _store(store, 0, carry)
+    _store(kept, 0, carry)
 
 
 @inline
-def _one_row(operands, products, carried, first, n, started, reverse):
-    """A head that leaves four equal chunks, each from zero, and then what reaches each of them."""
-    page, line, item = first
+def _one_row(y, link, work, n, started, reverse):
+    """A head that leaves four equal chunks: the first goes on from it, and the others from zero.
+
+    What reaches those is added afterwards, times the product of the links that it has passed.
+    """
+    chain, product, carried = work
     sign = -1 if reverse else 1
-    head = n % 4 if started else 1 + (n - 1) % 4
-    carry = _head(operands, carried[0], first, head, started, sign)
+    head = n % 8 if started else 1 + (n - 1) % 8
     m = (n - head) // 4
-    if m > 0:
-        near = item + sign * head
-        items = (near, near + sign * m, near + 2 * sign * m, near + 3 * sign * m)
-        _chunks(operands, products, page, (line, line, line, line), items, m, sign)
-        for k in range(4):
-            start = near + sign * k * m - (m - 1 if reverse else 0)
-            at = (page, line, start)
-            _add_product(m, line_at(products, at), carry, line_at(operands[2], at))
-            carry = get(line_at(operands[2], at), 0 if reverse else m - 1)
+    near = n - 1 - head if reverse else head
+    copy(n, y, (chain, 0, 1))
+    carry = _head(chain, link, carried[0], head, n - 1 if reverse else 0, started, sign)
+    carry = _chunks(chain, link, product, carry, near, m, sign)
+    low = n - head - m if reverse else 0
+    copy(head + m, (chain, low, 1), _moved(y, low))
+    for k in range(1, 4 if m > 0 else 1):
+        low = near + sign * k * m - (m - 1 if reverse else 0)
+        _join(m, (chain, low, 1), (product, low, 1), carry, _moved(y, low))
+        carry = get(y, low if reverse else low + m - 1)
     carried[0] = carry
 
 
 @inline
-def _head(operands, carry, first, n, started, sign):
-    page, line, item = first
+def _head(chain, link, carry, n, first, started, sign):
     for j in range(n):
-        at = (page, line, item + sign * j)
-        x, decay, y = operands
-        if j == 0 and not started:
-            carry = get(line_at(x, at), 0)
-        else:
-            carry = get(line_at(x, at), 0) + get(line_at(decay, at), 0) * carry
-        put(line_at(y, at), 0, carry)
+        at = first + sign * j
+        carry = chain[at] + link[at] * carry if j > 0 or started else chain[at]
+        chain[at] = carry
     return carry
 
 
 @inline
-def _chunks(operands, products, page, rows, items, m, sign):
-    x, decay, y = _lanes_of(operands, page, rows, items)
-    product = _lanes(products, page, rows, items)
-    carry, total = _load(x, 0), _load(decay, 0)
-    _store(y, 0, carry)
-    _store(product, 0, total)
-    for j in range(1, m):
-        factor = _load(decay, sign * j)
-        carry = _multiply_add(factor, carry, _load(x, sign * j))
-        total = _multiply(factor, total)
-        _store(y, sign * j, carry)
-        _store(product, sign * j, total)
+def _chunks(chain, link, product, head, near, m, sign):
+    starts = (near, near + sign * m, near + 2 * sign * m, near + 3 * sign * m)
+    zero, one = type(head)(0), type(head)(1)
+    carry, total = (head, zero, zero, zero), (one, one, one, one)
+    for j in range(0, sign * m, 2 * sign):
+        factor, follows = _load((link, starts, 1), j), _load((link, starts, 1), j + sign)
+        near = _multiply_add(factor, carry, _load((chain, starts, 1), j))
+        carry = _multiply_add(follows, near, _load((chain, starts, 1), j + sign))
+        passed = _multiply(factor, total)
+        total = _multiply(follows, passed)
+        _store_pairs((chain, starts, 1), j, near, sign, carry)
+        _store_pairs((product, starts, 1), j, passed, sign, total)
+    return carry[0]
 
 
 @inline
-def _add_product(n, x, carry, y):
-    for j in range(n):
-        put(y, j, get(y, j) + get(x, j) * carry)
+def _join(m, chain, product, carry, y):
+    for j in range(m):
+        put(y, j, get(chain, j) + get(product, j) * carry)
 
 
 @inline
-def _lanes_of(operands, page, rows, items):
-    x, decay, y = operands
-    return (
-        _lanes(x, page, rows, items),
-        _lanes(decay, page, rows, items),
-        _lanes(y, page, rows, items),
-    )
+def _moved(line, j):
+    return line[0], line[1] + j * line[2], line[2]
 
 
 @inline
@@ -254,6 +233,16 @@ def _store(lanes, j, values):
 
 
 @inline
+def _store_pairs(lanes, j, values, step, others):
+    # Of neighbours: a processor stores twice in a cycle only to one and the same cache line.
+    pointer, (a, b, c, d), _ = lanes
+    pointer[a + j], pointer[a + j + step] = values[0], others[0]
+    pointer[b + j], pointer[b + j + step] = values[1], others[1]
+    pointer[c + j], pointer[c + j + step] = values[2], others[2]
+    pointer[d + j], pointer[d + j + step] = values[3], others[3]
+
+
+@inline
 def _multiply_add(a, b, c):
     return a[0] * b[0] + c[0], a[1] * b[1] + c[1], a[2] * b[2] + c[2], a[3] * b[3] + c[3]
 
@@ -276,6 +265,13 @@ def line_at(tensor, at):
     page, line, item = at
     start += page * page_stride + line * line_stride + item * item_stride
     return pointer, start, item_stride
+
+
+@inline
+def copy(n, x, y):
+    """``y = x``."""
+    for j in range(n):
+        put(y, j, get(x, j))
 
 
 @inline

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.library import Library, register_fake, register_vmap
 
-from compiled_rl.kernels import cpu, cuda, table
+from compiled_rl.kernels import cpu, cuda
 from compiled_rl.kernels.checks import check_recurrence
 from compiled_rl.kernels.doubling import plain_recurrence
 from compiled_rl.kernels.table import KERNELS, Kernel
@@ -43,7 +43,7 @@ def _define_fused(kernel: Kernel) -> Any:
     """Register a fused estimator: its arguments as the table says, its forms as they take them."""
 
     def check(*args: Any) -> None:
-        table.check(kernel, *_sorted(kernel, args))
+        kernel.check(*_sorted(kernel, args))
 
     def form(fused: Callable) -> Callable:
         def run(*args: Any) -> Any:
@@ -65,11 +65,11 @@ def _sorted(kernel: Kernel, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return args[:tensors], args[tensors : tensors + scalars], *args[tensors + scalars :]
 
 
-def has_fused(device: torch.device, dtype: torch.dtype) -> bool:
+def has_fused(on_cpu: bool, on_cuda: bool, dtype: torch.dtype) -> bool:
     """Whether the fused estimators have a form for a device and a dtype."""
-    if device.type == "cpu":
+    if on_cpu:
         return cpu.works(dtype)
-    return device.type == "cuda" and dtype.is_floating_point and cuda.works()
+    return on_cuda and dtype.is_floating_point and cuda.works()
 
 
 # TorchDynamo asks it when it traces, and does not trace into it.

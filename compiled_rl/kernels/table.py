@@ -1,13 +1,16 @@
 """The fused estimators: one row each. Schemas, checks and the order of addresses derive from it."""
 
-from typing import NamedTuple, Optional
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Optional
 
 from torch import Tensor
 
 from compiled_rl.kernels.checks import check_steps
 
 
-class Kernel(NamedTuple):
+@dataclass(frozen=True)
+class Kernel:
     """What a fused estimator reads and returns; its flags always are ``terminated`` and ``done``.
 
     All its tensors have one shape, and time is an axis of it.
@@ -19,15 +22,15 @@ class Kernel(NamedTuple):
     scalars: tuple[str, ...]
     outputs: int
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
+    @cached_property
+    def inputs(self) -> list[str]:
         """The names of its tensors, in order; a mask may come after the scalars."""
-        return (*self.reals, "terminated", "done", *self.policy)
+        return [*self.reals, "terminated", "done", *self.policy]
 
     @property
     def schema(self) -> str:
         """Its declaration as an operator."""
-        arguments = ", ".join(f"Tensor {name}" for name in self.inputs + self.scalars)
+        arguments = ", ".join(f"Tensor {name}" for name in (*self.inputs, *self.scalars))
         results = ", ".join(["Tensor"] * self.outputs)
         return f"{self.name}({arguments}, Tensor? mask, int time_dim) -> ({results})"
 
@@ -36,29 +39,29 @@ class Kernel(NamedTuple):
         k = len(self.reals)
         return tensors[k : k + 2], tensors[:k] + tensors[k + 2 :]
 
+    def check(
+        self,
+        tensors: tuple[Tensor, ...],
+        scalars: tuple[float | Tensor, ...],
+        mask: Optional[Tensor],
+        time_dim: int,
+    ) -> None:
+        """What its loops rely on when they read memory."""
+        check_steps(self.name, dict(zip(self.inputs, tensors, strict=True)), mask, time_dim)
+        for name, x in zip(self.scalars, scalars, strict=True):
+            if isinstance(x, Tensor) and x.dim() != 0:
+                raise ValueError(f"{self.name}: `{name}` must be 0-d, got {list(x.shape)}")
+
 
 _STEPS = ("reward", "value", "next_value")
+_POLICIES = ("log_prob", "behavior_log_prob")
 _THRESHOLDS = ("gamma", "lmbda", "rho_thresh", "c_thresh")
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("gae", _STEPS, (), ("gamma", "lmbda"), 2),
-        Kernel("td_lambda_return", ("reward", "next_value"), (), ("gamma", "lmbda"), 1),
-        Kernel("vtrace", _STEPS, ("log_prob", "behavior_log_prob"), _THRESHOLDS, 2),
+        Kernel("gae", _STEPS, (), ("gamma", "lmbda"), outputs=2),
+        Kernel("td_lambda_return", ("reward", "next_value"), (), ("gamma", "lmbda"), outputs=1),
+        Kernel("vtrace", _STEPS, _POLICIES, _THRESHOLDS, outputs=2),
     )
 }
-
-
-def check(
-    kernel: Kernel,
-    tensors: tuple[Tensor, ...],
-    scalars: tuple[float | Tensor, ...],
-    mask: Optional[Tensor],
-    time_dim: int,
-) -> None:
-    """What the loops of a kernel rely on when they read memory."""
-    check_steps(kernel.name, dict(zip(kernel.inputs, tensors, strict=True)), mask, time_dim)
-    for name, x in zip(kernel.scalars, scalars, strict=True):
-        if isinstance(x, Tensor) and x.dim() != 0:
-            raise ValueError(f"{kernel.name}: `{name}` must be 0-d, got {list(x.shape)}")
