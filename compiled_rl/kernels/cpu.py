@@ -16,6 +16,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from compiled_rl.kernels import threads
 from compiled_rl.kernels.doubling import plain_recurrence
 from compiled_rl.kernels.layout import plan
 from compiled_rl.kernels.table import Kernel
@@ -57,15 +58,16 @@ def _run(
     switch: bool,
     time_dim: int,
 ) -> None:
-    """Call the loop that suits the layout, once, or once for each remaining batch index."""
+    """Call the loop that suits the layout."""
     y = reals[-1]
-    walk = plan(y.shape, tuple([x.stride() for x in flags + reals]), time_dim)
+    strides = tuple([x.stride() for x in flags + reals])
+    walk = plan(y.shape, strides, time_dim, threads.useful(y.numel()))
     loop = _loop(name, "along" if walk.along else "across", y.dtype)
     flag_addresses = struct.pack(f"{len(flags)}q", *[x.data_ptr() for x in flags])
     real_addresses = struct.pack(f"{len(reals)}q", *[x.data_ptr() for x in reals])
     numbers = struct.pack(f"{len(scalars)}d", *[float(x) for x in scalars])
-    for geometry in walk.geometries:
-        loop(geometry, flag_addresses, real_addresses, numbers, switch)
+    arguments = (flag_addresses, real_addresses, numbers, switch)
+    threads.run(loop, walk.shares, arguments, alive=(flags, reals))
 
 
 @cache
