@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from compiled_rl.kernels.doubling import bounded_doubling
-from tests import oracles
+from tests.oracles import formulas
 
 
 def expected(x, decay, reverse):
-    return torch.tensor(oracles.linear_recurrence(x, decay, reverse=reverse)[0], dtype=x.dtype)
+    return torch.tensor(formulas.linear_recurrence(x, decay, reverse=reverse)[0], dtype=x.dtype)
 
 
 @pytest.mark.parametrize("time", [1, 2, 7, 8, 9, 23])
