@@ -279,7 +279,8 @@ def gae(
     value = where_valid(mask, value)
     bootstrap = bootstrap_value(next_value, terminated, mask)
     delta = where_valid(mask, reward) + discount * bootstrap - value
-    decay = discount * where_valid(~(done | terminated), trace_decay)
+    level = discount * trace_decay
+    decay = torch.where(done | terminated, torch.zeros_like(level), level)
     advantage = linear_recurrence(delta, decay, mask, time_dim)
     return AdvantageOutput(advantage, advantage + value)
 

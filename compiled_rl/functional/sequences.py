@@ -24,4 +24,4 @@ def cuts(terminated: Tensor, done: Tensor, mask: Optional[Tensor], time_dim: int
 
 def bootstrap_value(next_value: Tensor, terminated: Tensor, mask: Optional[Tensor]) -> Tensor:
     """The value of the state entered, zero where the task ended there or the step is not valid."""
-    return where_valid(~terminated, where_valid(mask, next_value))
+    return where_valid(mask, next_value).masked_fill(terminated, 0.0)
