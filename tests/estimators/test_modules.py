@@ -143,6 +143,41 @@ def test_groups_are_averaged_as_torchrl_does():
     torch.testing.assert_close(ours(data.clone())["advantage"], theirs(data.clone())["advantage"])
 
 
+def masked() -> tuple[TensorDict, torch.Tensor]:
+    data = sequences()
+    data["collector", "mask"] = mask = torch.rand(4, 7) < 0.6
+    return data, mask
+
+
+def test_groups_are_averaged_over_what_is_valid():
+    data, mask = masked()
+    data["task"] = torch.tensor([7, 3, 7, 3]).view(4, 1, 1).expand(4, 7, 1).clone()
+    plain = pair("GAE")[0](data.clone())["advantage"]
+    got = pair("GAE", average_gae=True, group_key="task")[0](data.clone())["advantage"]
+    for number in (3, 7):
+        valid = mask & (data["task"].squeeze(-1) == number)
+        x = plain[valid]
+        torch.testing.assert_close(got[valid], (x - x.mean()) / x.std())
+    assert not got[~mask].any()
+
+
+def test_a_group_of_one_is_left_as_it_is():
+    data = sequences(1, 3)
+    data["task"] = torch.tensor([[[1], [2], [1]]])
+    plain = pair("GAE")[0](data.clone())["advantage"]
+    got = pair("GAE", average_gae=True, group_key="task")[0](data.clone())["advantage"]
+    torch.testing.assert_close(got[0, 1], plain[0, 1])
+
+
+def test_rewards_are_averaged_over_what_is_valid():
+    data, mask = masked()
+    got = pair("TD0Estimator", average_rewards=True)[0](data.clone())["value_target"]
+    reward = data["next", "reward"]
+    scaled = data.clone()
+    scaled["next", "reward"] = (reward - reward[mask].mean()) / reward[mask].std()
+    torch.testing.assert_close(got, pair("TD0Estimator")[0](scaled)["value_target"])
+
+
 def team_critic() -> TensorDictModule:
     return TensorDictModule(make_critic().module, in_keys=["obs"], out_keys=["state_value"])
 
@@ -176,6 +211,18 @@ def test_what_a_team_shares_may_be_truncated_and_masked():
             alone[key] = data[key][..., i, :]
         single = GAE(gamma=estimator.gamma, value_network=make_critic(), auto_reset_env=True)
         torch.testing.assert_close(shared[..., i, :], single(alone)["advantage"])
+
+
+def test_each_agent_of_each_group_is_averaged_by_itself():
+    data = team_data()
+    data["task"] = torch.tensor([0, 1, 0, 1]).view(4, 1, 1).expand(4, 7, 1).clone()
+    arguments = {"gamma": 0.97, "value_network": team_critic()}
+    plain = MultiAgentGAE(**arguments)(data.clone())["advantage"]
+    got = MultiAgentGAE(**arguments, average_gae=True, group_key="task")(data)["advantage"]
+    for agent in range(2):
+        for rows in ([0, 2], [1, 3]):
+            x = plain[rows, :, agent]
+            torch.testing.assert_close(got[rows, :, agent], (x - x.mean()) / x.std())
 
 
 def test_agents_may_have_flags_of_their_own():
@@ -406,6 +453,14 @@ def test_gradients_reach_the_data_if_they_are_asked_for_and_never_the_critic(dif
         reward, *critic = torch.autograd.grad(output.sum(), wanted, allow_unused=True)
         assert reward.any()
         assert all(grad is None for grad in critic)
+
+
+def test_where_gradients_are_off_they_stay_off():
+    estimator, _ = pair("GAE", differentiable=True)
+    data = sequences()
+    data["next", "reward"].requires_grad_()
+    with torch.no_grad():
+        assert not estimator(data)["advantage"].requires_grad
 
 
 def test_discounts_can_be_learned():

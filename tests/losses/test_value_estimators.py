@@ -134,12 +134,39 @@ def test_keys_of_the_loss_are_those_of_its_estimator():
     torch.testing.assert_close(loss(data)["loss_objective"], expected)
 
 
-def test_a_learned_discount_has_a_gradient_through_the_loss():
+@pytest.mark.parametrize("name", ["loss_objective", "loss_critic"])
+def test_a_learned_discount_has_a_gradient_through_the_loss(name):
     actor, critic = plain_networks("normal")
     gamma = nn.Parameter(torch.tensor(0.9))
     loss = ClipPPOLoss(actor, critic).make_value_estimator("gae", gamma=gamma)
-    (grad,) = torch.autograd.grad(loss(sequences(actor))["loss_objective"], gamma)
+    (grad,) = torch.autograd.grad(loss(sequences(actor))[name], gamma)
     assert grad.abs() > 0
+
+
+@pytest.mark.parametrize("value_type", ["gae", "vtrace"])
+def test_no_gradient_reaches_a_network_through_its_own_target(value_type):
+    actor, critic = plain_networks("normal")
+    loss = ClipPPOLoss(actor, critic).make_value_estimator(value_type)
+    data = sequences(actor)
+    inputs = {"actor_network": actor, "value_network": critic}
+    estimator = VTrace(**inputs) if value_type == "vtrace" else GAE(value_network=critic)
+    given = estimator(data.clone())
+
+    def gradients(batch):
+        outputs = loss(batch)
+        total = outputs["loss_objective"] + outputs["loss_critic"]
+        return torch.autograd.grad(total, list(loss.parameters()))
+
+    torch.testing.assert_close(gradients(data), gradients(given))
+
+
+def test_the_critic_is_called_once_for_each_state():
+    actor, critic = plain_networks("normal")
+    loss = ClipPPOLoss(actor, critic)
+    calls = []
+    critic[0].register_forward_hook(lambda *seen: calls.append(seen))
+    loss(sequences(actor))
+    assert len(calls) == 2
 
 
 def test_time_may_be_the_first_axis():
