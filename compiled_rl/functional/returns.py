@@ -65,8 +65,9 @@ def gae(
     check_coefficient("gae", "gamma", discount, "reward", reward)
     check_coefficient("gae", "lmbda", trace_decay, "reward", reward)
     reward, value = where_valid(mask, reward), where_valid(mask, value)
-    bootstrap = where_valid(~terminated, where_valid(mask, next_value))
+    bootstrap = where_valid(mask, next_value).masked_fill(terminated, 0.0)
     delta = reward + discount * bootstrap - value
-    decay = discount * trace_decay * (~(done | terminated)).to(reward.dtype)
+    level = discount * trace_decay
+    decay = torch.where(done | terminated, torch.zeros_like(level), level)
     advantage = linear_recurrence(delta, decay, mask, time_dim)
     return AdvantageOutput(advantage, advantage + value)
