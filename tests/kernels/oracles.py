@@ -66,7 +66,7 @@ def gae(inputs, gamma, lmbda, mask, time_dim) -> tuple[Tensor, ...]:
     return _by_row(row, inputs, mask, time_dim)
 
 
-def td_lambda(inputs, gamma, lmbda, mask, time_dim) -> tuple[Tensor, ...]:
+def td_lambda_return(inputs, gamma, lmbda, mask, time_dim) -> tuple[Tensor, ...]:
     """The definition: the lambda-weighted mean of the n-step returns."""
 
     def row(reward, next_value, terminated, done, valid):

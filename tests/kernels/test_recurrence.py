@@ -1,98 +1,16 @@
-"""The recurrence and the fused estimator against scalar loops, in every layout and transform."""
+"""The recurrence against a scalar loop, in every layout and transform."""
 
 import math
-import os
-import subprocess
-import sys
-import warnings
 
 import pytest
 import torch
 from torch import Tensor
 
-from compiled_rl.kernels import cpu, doubling, fused, linear_recurrence
-
-TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.bfloat16: 5e-2,
-    torch.float16: 1e-2,
-}
-OPCHECKS = (
-    "test_schema",
-    "test_autograd_registration",
-    "test_faketensor",
-    "test_aot_dispatch_dynamic",
-)
-
-
-# ---- oracles: scalar loops over lists of floats -------------------------------------------------
-
-
-def rows(x: Tensor, time_dim: int) -> list[list[float]]:
-    moved = x.detach().movedim(time_dim, -1)
-    if x.dtype != torch.bool:
-        moved = moved.double()
-    return moved.reshape(math.prod(moved.shape[:-1]), moved.shape[-1]).tolist()
-
-
-def tensor(values: list[list[float]], like: Tensor, time_dim: int) -> Tensor:
-    shape = like.movedim(time_dim, -1).shape
-    return torch.tensor(values, dtype=torch.float64).reshape(shape).movedim(-1, time_dim)
-
-
-def recurrence_oracle(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
-    result = []
-    for xs, ds in zip(rows(x, time_dim), rows(decay, time_dim), strict=True):
-        order = range(len(xs))[::-1] if reverse else range(len(xs))
-        ys, carried = [0.0] * len(xs), 0.0
-        for t in order:
-            ys[t] = carried = xs[t] + ds[t] * carried
-        result.append(ys)
-    return tensor(result, x, time_dim)
-
-
-def gae_oracle(inputs, gamma, lmbda, mask, time_dim) -> tuple[Tensor, Tensor]:
-    """Every advantage as its own sum of later deltas: no recurrence."""
-    advantages, targets = [], []
-    mask = torch.ones_like(inputs[3]) if mask is None else mask
-    for r, v, n, ended, done, valid in zip(
-        *[rows(x, time_dim) for x in (*inputs, mask)], strict=True
-    ):
-        steps = range(len(r))
-        delta = [r[t] + (0.0 if ended[t] else gamma * n[t]) - v[t] for t in steps]
-        row = []
-        for t in steps:
-            total, weight = 0.0, 1.0
-            for k in range(t, len(r)):
-                if not valid[k]:
-                    break
-                total += weight * delta[k]
-                weight *= gamma * lmbda
-                if ended[k] or done[k]:
-                    break
-            row.append(total)
-        advantages.append(row)
-        targets.append([row[t] + v[t] if valid[t] else 0.0 for t in steps])
-    return tensor(advantages, inputs[0], time_dim), tensor(targets, inputs[0], time_dim)
-
+from compiled_rl.kernels import cpu, doubling, linear_recurrence
+from tests.kernels.inputs import LAYOUTS, OPCHECKS, TOLERANCE, assert_close, validity
+from tests.kernels.oracles import recurrence as recurrence_oracle
 
 # ---- inputs --------------------------------------------------------------------------------------
-
-
-LAYOUTS = {
-    "contiguous": lambda x: x.clone(),
-    "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
-    "reversed axes": lambda x: x.permute(2, 1, 0).contiguous().permute(2, 1, 0),
-    "expanded batch": lambda x: x[:1].expand(x.shape),
-    "expanded time": lambda x: x[:, :1].expand(x.shape),
-    "expanded scalar": lambda x: x.flatten()[0].expand(x.shape),
-    "stepped": lambda x: x.repeat_interleave(2, 1).repeat_interleave(3, 2)[:, ::2, ::3],
-    "not collapsible": lambda x: torch.cat([x, x, x], 2)[:, :, : x.shape[2]],
-    "not collapsible, permuted": lambda x: (
-        torch.cat([x, x], 1).repeat_interleave(2, 0).permute(1, 2, 0)[: x.shape[1], :, ::2]
-    ).permute(2, 0, 1),
-}
 
 
 def operands(*shape: int, dtype=torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -100,41 +18,6 @@ def operands(*shape: int, dtype=torch.float64, seed: int = 0) -> tuple[Tensor, T
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     decay = torch.rand(shape, generator=generator, dtype=torch.float64) * 1.2 - 0.2
     return x.to(dtype), decay.to(dtype)
-
-
-def experience(*shape: int, dtype=torch.float64, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    reals = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
-    # Drawn independently: some terminated steps are not flagged as done.
-    flags = [torch.rand(shape, generator=generator) < 0.15 for _ in range(2)]
-    return [x.to(dtype) for x in reals] + flags
-
-
-def validity(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(9)) < 0.8
-
-
-def scalars(dtype=torch.float64) -> tuple[Tensor, Tensor]:
-    return torch.tensor(0.97, dtype=dtype), torch.tensor(0.9, dtype=dtype)
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype=torch.float64) -> None:
-    assert actual.dtype == dtype
-    tolerance = TOLERANCE[dtype]
-    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
-
-
-def assert_gae(inputs, mask=None, time_dim=-1, dtype=torch.float64) -> None:
-    gamma, lmbda = scalars()
-    actual = fused_gae(*inputs, gamma, lmbda, mask, time_dim)
-    expected = gae_oracle(inputs, gamma.item(), lmbda.item(), mask, time_dim)
-    for one, other in zip(actual, expected, strict=True):
-        assert_close(one, other, dtype)
-
-
-def fused_gae(*arguments) -> tuple[Tensor, ...]:
-    *inputs, gamma, lmbda, mask, time_dim = arguments
-    return fused("gae", tuple(inputs), (gamma, lmbda), mask, time_dim)
 
 
 @pytest.fixture(params=["numba", "plain"])
@@ -166,24 +49,11 @@ def test_recurrence_layouts(layout, decay_layout, form):
             assert y.stride() == torch.empty_like(x).stride()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_gae_layouts(layout, mixed, masked, form):
-    inputs = experience(5, 9, 10)
-    mask = LAYOUTS[layout](validity(5, 9, 10)) if masked else None
-    inputs = [LAYOUTS[layout](x) if k % 2 or not mixed else x for k, x in enumerate(inputs)]
-    for time_dim in (0, 1, 2, -2):
-        assert_gae(inputs, mask, time_dim)
-
-
 def test_four_dimensions_that_do_not_merge(form):
     x, decay = (z.permute(3, 1, 0, 2)[:2, ::2, :, 1:] for z in operands(3, 6, 7, 5))
-    inputs = [z.permute(3, 1, 0, 2)[:2, ::2, :, 1:] for z in experience(3, 6, 7, 5)]
     for time_dim in range(4):
         y = linear_recurrence(x, decay, None, time_dim)
         assert_close(y, recurrence_oracle(x, decay, time_dim, True))
-        assert_gae(inputs, None, time_dim)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 130])
@@ -194,7 +64,6 @@ def test_sizes(length, batch, form):
         for reverse in (True, False):
             y = linear_recurrence(x, decay, None, time_dim, reverse)
             assert_close(y, recurrence_oracle(x, decay, time_dim, reverse))
-        assert_gae(experience(*shape), validity(*shape), time_dim)
 
 
 @pytest.mark.parametrize(("shape", "time_dim"), [((2, 1100), 1), ((3, 4100), 0), ((1100,), 0)])
@@ -203,7 +72,6 @@ def test_longer_than_one_stretch_of_the_loops(shape, time_dim):
     for reverse in (True, False):
         y = linear_recurrence(x, decay, None, time_dim, reverse)
         assert_close(y, recurrence_oracle(x, decay, time_dim, reverse))
-    assert_gae(experience(*shape), validity(*shape), time_dim)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -211,8 +79,6 @@ def test_dtypes(dtype, form):
     x, decay = operands(6, 37, dtype=dtype)
     assert_close(linear_recurrence(x, decay), recurrence_oracle(x, decay, -1, True), dtype)
     assert_close(doubling(x, decay, -1, True), recurrence_oracle(x, decay, -1, True), dtype)
-    if dtype in (torch.float32, torch.float64):
-        assert_gae(experience(6, 37, dtype=dtype), validity(6, 37), -1, dtype)
 
 
 def test_half_precision_is_computed_in_single():
@@ -223,23 +89,11 @@ def test_half_precision_is_computed_in_single():
     torch.testing.assert_close(y.double(), exact, rtol=4e-3, atol=0)
 
 
-def test_scalars_of_another_dtype_than_the_data(form):
-    inputs = experience(4, 20, dtype=torch.float32)
-    for dtype in (torch.float32, torch.float64):
-        advantage, _ = fused_gae(*inputs, *scalars(dtype), None, -1)
-        assert_close(advantage, gae_oracle(inputs, 0.97, 0.9, None, -1)[0], torch.float32)
-
-
 def test_inputs_are_not_written(form):
-    inputs = experience(5, 9, 10)
-    copies = [x.clone() for x in inputs]
-    fused_gae(*inputs, *scalars(), None, -1)
     x, decay = operands(5, 1)
     y = linear_recurrence(x, decay)
     y += 1
     torch.testing.assert_close(x, operands(5, 1)[0])
-    for one, other in zip(inputs, copies, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 # ---- what must not spread ------------------------------------------------------------------------
@@ -272,19 +126,6 @@ def test_decay_is_not_read_where_the_recurrence_starts(bad, reverse, form):
         y = linear_recurrence(x, decay, None, time_dim, reverse)
         gradients = torch.autograd.grad(y.sum(), (x, decay))
         assert all(z.isfinite().all() for z in (y, *gradients))
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_gae_ignores_what_it_must(bad, form):
-    reward, value, next_value, terminated, done = experience(6, 40)
-    mask = validity(6, 40)
-    gamma, lmbda = scalars()
-    expected = gae_oracle((reward, value, next_value, terminated, done), 0.97, 0.9, mask, -1)
-    next_value = torch.where(terminated | ~mask, bad, next_value)
-    reward, value = torch.where(mask, reward, bad), torch.where(mask, value, bad)
-    actual = fused_gae(reward, value, next_value, terminated, done, gamma, lmbda, mask, -1)
-    for one, other in zip(actual, expected, strict=True):
-        assert_close(one, other)
 
 
 # ---- gradients -----------------------------------------------------------------------------------
@@ -328,15 +169,6 @@ def test_opcheck_recurrence(layout, differentiable):
     torch.library.opcheck(
         torch.ops.compiled_rl.linear_recurrence.default, arguments, test_utils=OPCHECKS
     )
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "reversed axes", "expanded time"])
-@pytest.mark.parametrize("masked", [False, True])
-def test_opcheck_gae(layout, masked):
-    inputs = [LAYOUTS[layout](z) for z in experience(2, 3, 4)]
-    mask = validity(2, 3, 4) if masked else None
-    arguments = (*inputs, *scalars(), mask, 1)
-    torch.library.opcheck(torch.ops.compiled_rl.gae.default, arguments, test_utils=OPCHECKS)
 
 
 @pytest.mark.parametrize("in_dims", [(0, 0), (1, 1), (0, None), (None, 2), (-1, 0)])
@@ -402,31 +234,6 @@ def test_compiled_with_dynamic_shapes():
         for one, other in zip(*pairs, strict=True):
             assert_close(one.grad, other.grad)
     assert len(graphs) == 1
-
-
-def test_gae_compiled_is_one_node_and_never_recompiles():
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
-
-    def last_axis(*tensors):
-        return fused_gae(*tensors, -1)
-
-    compiled = torch.compile(last_axis, fullgraph=True, dynamic=True, backend=backend)
-    stance = "default"
-    for shape in ((4, 6), (3, 9), (7, 130)):
-        inputs, mask = experience(*shape), validity(*shape)
-        gamma, lmbda = torch.rand((), dtype=torch.float64), torch.rand((), dtype=torch.float64)
-        with torch.compiler.set_stance(stance):
-            actual = compiled(*inputs, gamma, lmbda, mask)
-        for one, other in zip(actual, fused_gae(*inputs, gamma, lmbda, mask, -1), strict=True):
-            assert_close(one, other)
-        stance = "fail_on_recompile"
-    # The last: for a 0-d float64 tensor Dynamo starts its one compilation over.
-    targets = [n.target for n in graphs[-1].graph.nodes if n.op == "call_function"]
-    assert sum("gae" in str(target) for target in targets) == 1
 
 
 @pytest.mark.parametrize("reverse", [True, False])
@@ -496,79 +303,7 @@ def test_errors_name_what_was_expected_and_what_came():
         assert str(caught.value) == f"linear_recurrence: {sentence}"
 
 
-@pytest.mark.parametrize("which", range(5))
-def test_operators_never_trust_their_caller(which):
-    inputs = experience(3, 5)
-    short, wrong = list(inputs), list(inputs)
-    short[which] = short[which][:, :2]
-    wrong[which] = wrong[which].to(torch.uint8)
-    for bad in (short, wrong):
-        with pytest.raises(ValueError, match="gae: "):
-            fused_gae(*bad, *scalars(), None, -1)
-    with pytest.raises(ValueError, match="`mask` must have the shape"):
-        fused_gae(*inputs, *scalars(), validity(3, 4), -1)
-    with pytest.raises(ValueError, match="must be 0-d"):
-        fused_gae(*inputs, torch.ones(2), scalars()[1], None, -1)
-    with pytest.raises(ValueError, match="linear_recurrence: "):
-        torch.ops.compiled_rl.linear_recurrence(inputs[0], inputs[1][:1], -1, True)
-
-
-# ---- Numba absent, or without a cache ------------------------------------------------------------
-
-SETUP = """
-import sys, warnings, torch
-from compiled_rl.functional import gae
-from compiled_rl.kernels import linear_recurrence
-assert "numba" not in sys.modules, "importing the kernels must not import Numba"
-def run():
-    torch.manual_seed(0)
-    x, decay = torch.randn(3, 20), torch.rand(3, 20)
-    flag, half = decay > 0.8, torch.tensor(0.5)
-    y = linear_recurrence(x, decay)
-    return [y, *gae(x, x, x, flag, flag, half, half)]
-"""
-NUMBA_BLOCKED = """
-sys.modules["numba"] = None
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    for z in run() + run():
-        print(z.double().sum().item())
-assert len(caught) == 1, [str(w.message) for w in caught]
-assert "Numba" in str(caught[0].message)
-"""
-CACHE_BLOCKED = """
-from numba.core import caching
-def refuse(self):
-    raise OSError("read-only")
-for locator in caching.CacheImpl._locator_classes:
-    locator.ensure_cache_path = refuse
-warnings.simplefilter("error")
-for z in run() + run():
-    print(z.double().sum().item())
-from compiled_rl.kernels import cpu
-assert cpu.works(torch.float32)
-"""
-
-
-def printed_by(script: str, **environment: str) -> list[float]:
-    result = subprocess.run(
-        [sys.executable, "-c", SETUP + script],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return [float(line) for line in result.stdout.split()]
-
-
-@pytest.mark.parametrize("script", [NUMBA_BLOCKED, CACHE_BLOCKED], ids=["numba", "cache"])
-def test_blocked(script, tmp_path):
-    namespace: dict = {}
-    body = SETUP.replace('assert "numba"', 'assert True or "numba"')
-    exec(body, namespace)
-    expected = [z.double().sum().item() for z in namespace["run"]()] * 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        actual = printed_by(script, NUMBA_CACHE_DIR=str(tmp_path))
-    assert actual == pytest.approx(expected, abs=1e-4)
+def test_the_operator_never_trusts_its_caller():
+    x, decay = operands(3, 5)
+    with pytest.raises(ValueError, match="linear_recurrence: `decay` must have the shape"):
+        torch.ops.compiled_rl.linear_recurrence(x, decay[:1], -1, True)
