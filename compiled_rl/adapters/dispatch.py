@@ -75,8 +75,19 @@ def is_tensordict(source: Any) -> bool:
 def output_type(owner: str, out_keys: tuple[str, ...]) -> Any:
     """The named tuple in which a keyword call returns its outputs; one class for equal keys."""
     if (owner, out_keys) not in _OUTPUT_TYPES:
-        _OUTPUT_TYPES[owner, out_keys] = namedtuple(f"{owner}Output", out_keys)
+        made = _named_tuple(f"{owner}Output", out_keys)
+        made.__reduce__ = lambda output: (_output, (owner, out_keys, tuple(output)))
+        _OUTPUT_TYPES[owner, out_keys] = made
     return _OUTPUT_TYPES[owner, out_keys]
+
+
+# mypy knows named tuples with literal names only.
+_named_tuple: Any = namedtuple
+
+
+def _output(owner: str, out_keys: tuple[str, ...], values: tuple[Tensor, ...]) -> Any:
+    """A named tuple that was pickled."""
+    return output_type(owner, out_keys)(*values)
 
 
 _OUTPUT_TYPES: dict[tuple[str, tuple[str, ...]], Any] = {}

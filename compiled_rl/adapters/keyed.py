@@ -18,9 +18,10 @@ class KeyedModule(CoefficientModule):
     """
 
     fields: ClassVar[tuple[Field, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ()  # attributes that are what they were made
     settable: ClassVar[tuple[str, ...]] = ("input",)  # the kinds of fields whose key may be set
     in_keys: tuple[Key, ...]
-    out_keys: tuple[str, ...]
+    out_keys: tuple[Key, ...]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -30,6 +31,17 @@ class KeyedModule(CoefficientModule):
         super().__init__()
         self.default_keys = {f.name: f.key for f in self.fields if f.kind in self.settable}
         self.tensor_keys = dict(self.default_keys)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        output_type(self.name, self.output_names)  # in this process, too
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and (name in self.__dict__ or name in self.__dict__["_modules"]):
+            raise AttributeError(
+                f"{self.name}: `{name}` is fixed when it is made; make another {self.name}"
+            )
+        super().__setattr__(name, value)
 
     @property
     def name(self) -> str:
@@ -58,8 +70,9 @@ class KeyedModule(CoefficientModule):
         computed = [field for field in self.fields if field.kind != "input"]
         given = [field for field in computed if field.name not in self.absent()]
         self._given = tuple(field.name for field in given)
-        self.out_keys = tuple(field.name for field in given if field.kind == "output")
-        output_type(self.name, self.out_keys)  # made now: a compiled call only finds it
+        self.output_names = tuple(field.name for field in given if field.kind == "output")
+        self.out_keys = tuple(self.tensor_keys.get(name, name) for name in self.output_names)
+        output_type(self.name, self.output_names)  # made now: a compiled call only finds it
 
     def check_fresh(self) -> None:
         """Refuse to go on when a submodule of a network was replaced.
@@ -111,10 +124,16 @@ class KeyedModule(CoefficientModule):
     def plain_critic(self, network: Any) -> PlainForm:
         """The plain form of a critic, whose output must have the key of ``value``.
 
+        A critic's only output is the value, under whatever key, unless another key was set.
+
         Raises:
-            KeyError: it has not.
+            KeyError: it has no such output.
         """
         critic = PlainForm(network, self.tensor_keys["value"])
+        unset = self.tensor_keys["value"] == self.default_keys["value"]
+        if unset and len(critic.out_keys) == 1:
+            self.default_keys["value"] = critic.out_keys[0]
+            self.tensor_keys = self.tensor_keys | {"value": critic.out_keys[0]}
         if self.tensor_keys["value"] not in critic.out_keys:
             raise KeyError(
                 f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "

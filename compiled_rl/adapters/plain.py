@@ -56,10 +56,21 @@ class PlainForm(nn.Module):
             data: the inputs.
             params: to take instead of the network's own: by name, or a TensorDict of them.
         """
-        named = flat_parameters(self.network.named_parameters() if params is None else params)
+        named: dict[str, Tensor] = dict(self.network.named_parameters())
+        if params is not None:
+            named = self._checked(flat_parameters(params), set(named))
         held = {f"network.{name}": parameter.detach() for name, parameter in named.items()}
         out: Data = functional_call(self, held, (data,))
         return out
+
+    def _checked(self, params: dict[str, Tensor], needed: set[str]) -> dict[str, Tensor]:
+        known = needed | {name for name, _ in self.network.named_buffers()}
+        if not needed <= set(params) <= known:
+            raise ValueError(
+                f"`params` must be the parameters of the network by name, {sorted(needed)}, "
+                f"got {sorted(params)}"
+            )
+        return params
 
     def at_next(self, data: Data) -> Data:
         """The network's inputs at the state that was entered, under the names of the root."""

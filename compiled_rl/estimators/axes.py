@@ -1,10 +1,10 @@
 """Where time is in the tensors of a call."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional
 
 from torch import Tensor
 
+from compiled_rl.adapters import Data
 from compiled_rl.adapters.dispatch import is_tensordict
 
 
@@ -25,15 +25,16 @@ class Axes(NamedTuple):
         return x.squeeze(-1) if x.dim() > self.batch else x
 
 
-def find_axes(owner: str, source: Any, tensors: Iterable[Tensor], time_dim: Optional[int]) -> Axes:
+def find_axes(owner: str, source: Any, data: Data, reward: Tensor, time_dim: Optional[int]) -> Axes:
     """The batch axes of a TensorDict, or those that all tensors share; time is the last of them.
 
-    A size of one with which all tensors end is no batch axis, but a trailing one.
+    A size of one with which the reward ends is no batch axis, but a trailing one.
 
     Args:
         owner: whose errors these are.
         source: the container of the call, or None.
-        tensors: all that were given.
+        data: all tensors that were given.
+        reward: that of the call.
         time_dim: the axis that was asked for, or None.
 
     Raises:
@@ -41,10 +42,10 @@ def find_axes(owner: str, source: Any, tensors: Iterable[Tensor], time_dim: Opti
         ValueError: the time axis is not one of them, or cannot be told.
     """
     if is_tensordict(source):
-        batch, named = source.batch_dims, _named_time(source)
-        time_dim = named if time_dim is None else time_dim
+        batch = source.batch_dims
+        time_dim = named_time(source) if time_dim is None else time_dim
     else:
-        batch = _shared_axes(owner, list(tensors), time_dim)
+        batch = _shared_axes(owner, list(data.values()), reward, time_dim)
     return time_among(owner, batch, time_dim)
 
 
@@ -65,23 +66,24 @@ def time_among(owner: str, batch: int, time_dim: Optional[int]) -> Axes:
     return Axes(batch, time % batch)
 
 
-def _named_time(source: Any) -> Optional[int]:
-    names = list(source.names)
+def named_time(source: Any) -> Optional[int]:
+    """The axis that a TensorDict names ``"time"``, if it does."""
+    names = list(source.names) if is_tensordict(source) else []
     return names.index("time") if "time" in names else None
 
 
-def _shared_axes(owner: str, tensors: list[Tensor], time_dim: Optional[int]) -> int:
+def _shared_axes(owner: str, tensors: list[Tensor], reward: Tensor, time_dim: Optional[int]) -> int:
     """How many leading axes all tensors have in common."""
-    first, rank = tensors[0].shape, min([x.dim() for x in tensors])
+    rank = min([x.dim() for x in tensors])
     shared = 0
-    while shared < rank and all(x.shape[shared] == first[shared] for x in tensors):
+    while shared < rank and all(x.shape[shared] == reward.shape[shared] for x in tensors):
         shared += 1
-    trailing = shared > 1 and first[shared - 1] == 1
-    if not trailing or any(x.dim() > shared for x in tensors) or time_dim == shared - 1:
+    trailing = shared > 1 and shared == reward.dim() and reward.shape[-1] == 1
+    if not trailing or time_dim == shared - 1:
         return shared
     if shared == 2 and time_dim is None:
         raise ValueError(
-            f"{owner}: `time_dim` must be given for tensors of shape {list(first)}: "
+            f"{owner}: `time_dim` must be given for rewards of shape {list(reward.shape)}: "
             "0 for time and a trailing one, 1 for a batch of single steps"
         )
     return shared - 1

@@ -7,7 +7,16 @@ from typing import Any, ClassVar, Optional
 import torch
 from torch import Tensor, nn
 
-from compiled_rl.adapters import Data, Field, Key, KeyedModule, PlainForm, in_next, read
+from compiled_rl.adapters import (
+    Data,
+    Field,
+    Key,
+    KeyedModule,
+    PlainForm,
+    in_next,
+    keyword,
+    read,
+)
 from compiled_rl.adapters.dispatch import given, write_into
 from compiled_rl.adapters.plain import select_valid
 from compiled_rl.estimators.axes import Axes, find_axes, time_among
@@ -54,6 +63,7 @@ class ValueEstimatorBase(KeyedModule):
         ValueError: a coefficient or a size is out of its range.
     """
 
+    fixed: ClassVar[tuple[str, ...]] = ("value_network",)
     settable: ClassVar[tuple[str, ...]] = ("input", "output")
     needs_value: ClassVar[bool] = True  # whether the value target asks for the value, too
     fields: ClassVar[tuple[Field, ...]] = (
@@ -90,6 +100,11 @@ class ValueEstimatorBase(KeyedModule):
             raise TypeError(
                 f"{self.name}: `value_network` must be an nn.Module or None, "
                 f"got {type(value_network).__name__}"
+            )
+        if value_chunk_size is not None and num_chunks is not None:
+            raise ValueError(
+                f"{self.name}: `value_chunk_size` and `num_chunks` must not both be given, "
+                f"got {value_chunk_size} and {num_chunks}"
             )
         self.value_network = value_network
         self.differentiable = differentiable
@@ -131,19 +146,29 @@ class ValueEstimatorBase(KeyedModule):
         if self.device is not None and name in self._buffers:
             self._buffers[name] = getattr(self, name).to(self.device)
 
-    def lend(self, value_network: nn.Module) -> None:
-        """Use the critic of a loss, whose child it stays.
+    def lend(self, value_network: nn.Module, actor_network: Optional[nn.Module] = None) -> None:
+        """Use the networks of a loss, whose children they stay; most need no actor.
 
         Raises:
-            ValueError: the estimator has another critic of its own.
+            KeyError: the critic has no output of the key of ``value``.
+            ValueError: the estimator has another critic of its own, or of another loss.
         """
         if self.value_network is not None and self.value_network is not value_network:
             raise ValueError(
                 f"{self.name}: `value_network` must be None or the loss's own critic, "
                 f"got another {type(self.value_network).__name__}"
             )
+        if self._lent is not None and self._lent is not value_network:
+            raise ValueError(
+                f"{self.name}: an estimator must be lent one critic, got that of a second loss"
+            )
+        before = self._lent
         object.__setattr__(self, "_lent", value_network)
-        self.wire()
+        try:
+            self.wire()
+        except KeyError:
+            object.__setattr__(self, "_lent", before)
+            raise
 
     def networks(self) -> tuple[PlainForm, ...]:
         """The critic, if there is one."""
@@ -195,6 +220,11 @@ class ValueEstimatorBase(KeyedModule):
         """A coefficient as the functions take it: 0-d, or one a step."""
         if coefficient.dim() != 1 or steps.reward.dim() == 1:
             return coefficient
+        if coefficient.shape[0] != steps.reward.shape[steps.time_dim]:
+            raise ValueError(
+                f"{self.name}: a coefficient a time step must be one for each of "
+                f"{steps.reward.shape[steps.time_dim]} steps, got {coefficient.shape[0]}"
+            )
         shape = [1] * steps.reward.dim()
         shape[steps.time_dim] = -1
         return coefficient.view(shape).expand_as(steps.reward)
@@ -241,7 +271,7 @@ class ValueEstimatorBase(KeyedModule):
             outputs[self.tensor_keys["value"]] = values.value
         if values.valid is not None:
             outputs["shifted_valid"] = values.valid
-        return write_into(self.name, tensordict, outputs, self.out_keys)
+        return write_into(self.name, tensordict, outputs, self.output_names)
 
     def value_estimate(
         self,
@@ -259,7 +289,12 @@ class ValueEstimatorBase(KeyedModule):
             return self.target(self._steps(data, axes, values))
 
     def within(
-        self, data: Data, batch: int, value: Tensor, log_prob: Tensor, mask: Optional[Tensor]
+        self,
+        data: Data,
+        batch: int,
+        value: Tensor,
+        log_prob: Tensor,
+        mask: Optional[Tensor],
     ) -> tuple[AdvantageOutput, Optional[Tensor]]:
         """For a loss that lent its critic and has called it already.
 
@@ -275,7 +310,7 @@ class ValueEstimatorBase(KeyedModule):
         """
         axes = time_among(self.name, batch, self.time_dim)
         with self._gradients():
-            values = self._values(data, axes, None, None, known=value.detach())
+            values = self._values(data, axes, None, None, known=value.detach(), mask=mask)
             steps = self._steps(data, axes, values, log_prob.detach(), mask)
             output = self.estimate(steps)
         return output, None if steps.mask is None else steps.mask.reshape(log_prob.shape)
@@ -288,8 +323,14 @@ class ValueEstimatorBase(KeyedModule):
         self, source: Any, tensors: dict[str, Tensor], time_dim: Optional[int]
     ) -> tuple[Data, Axes]:
         data = read(self.name, self.in_keys, source, tensors)
+        reward = self.require(data, "reward")
+        for key in (self.tensor_keys["terminated"], self.tensor_keys["done"], _MASK):
+            if key in data and data[key].dtype != torch.bool:
+                raise ValueError(
+                    f"{self.name}: `{keyword(key)}` must be torch.bool, got {data[key].dtype}"
+                )
         time_dim = self.time_dim if time_dim is None else time_dim
-        axes = find_axes(self.name, source, data.values(), time_dim)
+        axes = find_axes(self.name, source, data, reward, time_dim)
         if _MASK in data:
             data = select_valid(data, axes.batched(data[_MASK]))
         return data, axes
@@ -302,6 +343,7 @@ class ValueEstimatorBase(KeyedModule):
         target_params: Any,
         of_both: bool = True,
         known: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
     ) -> Values:
         """The values in the data or the critic's; only of the states entered unless ``of_both``."""
         stored = self.tensor_keys["value"] in data and self._next_value_key in data
@@ -310,8 +352,17 @@ class ValueEstimatorBase(KeyedModule):
         ends = (self.require(data, "terminated"), self.require(data, "done"))
         target_params = params if target_params is None else target_params
         if of_both or self.calls.shifted:
-            return self._critic.values(data, axes, ends, params, target_params, known)
+            valid = data.get(_MASK) if mask is None else mask
+            self._check_shifted(data)
+            return self._critic.values(data, axes, ends, params, target_params, known, valid)
         return Values(None, self._critic.next_values(data, axes, ends[0], target_params))
+
+    def _check_shifted(self, data: Data) -> None:
+        if self.calls.shifted and self.tensor_keys["steps_to_next_obs"] in data:
+            raise ValueError(
+                f"{self.name}: `shifted` must be False for n-step data, where the state entered "
+                "is not the next step's"
+            )
 
     def _stored_values(self, data: Data, of_both: bool) -> Values:
         why = "without a `value_network`"

@@ -13,6 +13,7 @@ from compiled_rl.estimators.values import Values
 from compiled_rl.functional import AdvantageOutput, gae, standardize
 from compiled_rl.functional.advantages import check_agents, for_each_agent
 from compiled_rl.functional.reduction import standardize_groups
+from compiled_rl.kernels.checks import check_shape
 
 _LEAST_DEVIATION = 1e-4
 _MAY_BE_SHARED = ("reward", "terminated", "done", "steps_to_next", "group", "mask")
@@ -101,7 +102,10 @@ class GAE(ValueEstimatorBase):
                 f"{self.name}: the key {self.group_key!r} of `group_key` was not found; "
                 f"the keys are {given(data)}"
             )
-        return steps._replace(group=axes.like(data[self.group_key], steps.reward))
+        group = axes.like(data[self.group_key], steps.reward)
+        assert group is not None
+        check_shape(self.name, "group_key", group, "reward", steps.reward)
+        return steps._replace(group=group)
 
 
 class MultiAgentGAE(GAE):

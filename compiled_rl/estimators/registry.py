@@ -34,12 +34,14 @@ _WITH_LMBDA = (ValueEstimators.TDLambda, ValueEstimators.GAE, ValueEstimators.MA
 def named_estimator(value_type: ValueEstimators | str) -> ValueEstimators:
     """The member that is meant: itself, or its name in any case, with or without underscores.
 
+    A member of TorchRL's own enumeration is known by its name.
+
     Raises:
         KeyError: there is none of that name.
         TypeError: it is neither a member nor a string.
     """
-    if isinstance(value_type, ValueEstimators):
-        return value_type
+    if isinstance(value_type, Enum):
+        value_type = value_type.name
     if not isinstance(value_type, str):
         raise TypeError(
             f"`value_type` must be a ValueEstimators or its name, got a {type(value_type).__name__}"

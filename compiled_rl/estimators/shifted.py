@@ -1,9 +1,11 @@
 """The states of a sequence and those entered, in one sequence for one call of the critic."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
+
+from compiled_rl.functional.sequences import cuts
 
 
 class Slots(NamedTuple):
@@ -21,15 +23,16 @@ class Slots(NamedTuple):
     valid: Tensor
 
 
-def make_slots(terminated: Tensor, done: Tensor, budget: int) -> Slots:
+def make_slots(terminated: Tensor, done: Tensor, mask: Optional[Tensor], budget: int) -> Slots:
     """Lay out a slot a state, and one for the state entered wherever no state of its own follows.
 
-    Behind a step that is neither done nor the last, the state entered is the next one's state.
+    Behind a step that is not done and has a valid step behind it, the state entered is that one's.
     Where the task ended, the state entered has no value, and no slot.
     """
     time = done.shape[-1]
     steps = torch.arange(time, device=done.device).expand_as(done)
-    entered = (done | (steps == time - 1)) & ~terminated
+    entered = cuts(terminated, done, mask, -1) & ~terminated
+    entered = entered if mask is None else entered & mask
     position = steps + entered.long().cumsum(-1) - entered.long()
     slots = time + budget
     needed = position + (~terminated).long()

@@ -72,6 +72,20 @@ class TD0Estimator(_TemporalDifference):
     Reference: Sutton 1988, Learning to predict by the methods of temporal differences.
     """
 
+    def __init__(
+        self,
+        *,
+        gamma: float | Tensor = 0.99,
+        average_rewards: bool = False,
+        time_dim: Optional[int] = None,
+        shifted: bool = False,
+        **options: Any,
+    ) -> None:
+        # One step at a time: any axis does, and need not be told from a batch of single steps.
+        time_dim = 0 if time_dim is None and not shifted else time_dim
+        options |= {"time_dim": time_dim, "shifted": shifted}
+        super().__init__(gamma=gamma, average_rewards=average_rewards, **options)
+
     def target(self, steps: Steps) -> Tensor:
         """The one-step bootstrapped return."""
         inputs = (self.reward(steps), steps.next_value, steps.terminated)

@@ -48,6 +48,7 @@ class Critic:
         params: Any,
         target_params: Any,
         value: Optional[Tensor],
+        mask: Optional[Tensor],
     ) -> Values:
         """The values of both states; ``ends`` are the flags terminated and done.
 
@@ -58,14 +59,16 @@ class Critic:
                 raise ValueError(
                     "`target_params` must be None where `shifted` values all states at once"
                 )
-            return self._shifted(data, axes, ends, params)
+            return self._shifted(data, axes, ends, mask, params)
         if value is None:
-            value = self._call({key: data[key] for key in self.form.in_keys if key in data}, params)
+            value = self._call(
+                {key: data[key] for key in self.form.in_keys if key in data}, axes, params
+            )
         return Values(value, self.next_values(data, axes, ends[0], target_params))
 
     def next_values(self, data: Data, axes: Axes, terminated: Tensor, params: Any) -> Tensor:
         """The values of the states entered."""
-        return self._call(self._entered(data, axes, terminated), params)
+        return self._call(self._entered(data, axes, terminated), axes, params)
 
     def _entered(self, data: Data, axes: Axes, terminated: Tensor) -> Data:
         inputs = self.form.at_next(data)
@@ -75,10 +78,10 @@ class Critic:
         ended = axes.batched(terminated)
         return {key: _finite_where(ended, x) for key, x in inputs.items()}
 
-    def _call(self, inputs: Data, params: Any) -> Tensor:
-        size, dim = self._chunk(inputs), self.calls.value_chunk_dim
-        if size is None:
+    def _call(self, inputs: Data, axes: Axes, params: Any) -> Tensor:
+        if not (self.calls.value_chunk_size or self.calls.num_chunks):
             return self.form.detached(inputs, params)[self.key]
+        size, dim = self._chunk(inputs, axes)
         names = list(inputs)
         pieces = zip(*[torch.split(inputs[name], size, dim) for name in names], strict=True)
         values = [
@@ -87,14 +90,26 @@ class Critic:
         ]
         return torch.cat(values, dim)
 
-    def _chunk(self, inputs: Data) -> Optional[int]:
+    def _chunk(self, inputs: Data, axes: Axes) -> tuple[int, int]:
+        """How long a piece is, and along which axis."""
         calls = self.calls
-        if calls.num_chunks is None or not inputs:
-            return calls.value_chunk_size
-        length = next(iter(inputs.values())).shape[calls.value_chunk_dim]
-        return max(1, -(-length // calls.num_chunks))
+        if not -axes.batch <= calls.value_chunk_dim < axes.batch:
+            raise ValueError(
+                f"`value_chunk_dim` must be one of the {axes.batch} batch axes, "
+                f"got {calls.value_chunk_dim}"
+            )
+        dim = calls.value_chunk_dim % axes.batch
+        length = next(iter(inputs.values())).shape[dim]
+        return calls.value_chunk_size or max(1, -(-length // (calls.num_chunks or 1))), dim
 
-    def _shifted(self, data: Data, axes: Axes, ends: tuple[Tensor, Tensor], params: Any) -> Values:
+    def _shifted(
+        self,
+        data: Data,
+        axes: Axes,
+        ends: tuple[Tensor, Tensor],
+        mask: Optional[Tensor],
+        params: Any,
+    ) -> Values:
         """One call on the states left and, behind the truncated steps and the last, those entered.
 
         Beside a step's own slot stands the state that it entered.
@@ -105,13 +120,14 @@ class Critic:
                 f"`done` must be one flag a step where `shifted` values all states at once, "
                 f"got {list(ends[1].shape)}"
             )
-        slots = make_slots(terminated, done, self.calls.shifted_budget)
+        mask = None if mask is None else axes.batched(mask).movedim(axes.time, -1)
+        slots = make_slots(terminated, done, mask, self.calls.shifted_budget)
         entered = self._entered(data, axes, ends[0])
         inputs = {
             key: take(torch.cat([data[key], x], axes.time), slots.source, axes.time)
             for key, x in entered.items()
         }
-        values = self._call(inputs, params)
+        values = self._call(inputs, axes, params)
         last = slots.source.shape[-1] - 1
         left = take(values, slots.position.clamp(max=last), axes.time)
         reached = take(values, (slots.position + 1).clamp(max=last), axes.time)

@@ -40,10 +40,11 @@ class VTrace(ValueEstimatorBase):
         Field("sample_log_prob", "action_log_prob", "input", "[*B, T]", "its log-probability then"),
         Field("log_prob", "log_prob", "input", "[*B, T]", "and now, without an actor"),
     )
+    fixed: ClassVar[tuple[str, ...]] = ("value_network", "actor_network")
     lmbda: Tensor
     rho_thresh: float
     c_thresh: float
-    _actor: Optional[PlainPolicy]
+    _actor: Optional[PlainPolicy] = None
 
     def __init__(
         self,
@@ -56,11 +57,10 @@ class VTrace(ValueEstimatorBase):
         average_adv: bool = False,
         **options: Any,
     ) -> None:
-        actor = None if actor_network is None else PlainPolicy(actor_network)
-        # Outside the module tree: its modules are those of `actor_network` already.
-        object.__setattr__(self, "_actor", actor)
         super().__init__(gamma=gamma, **options)
         self.actor_network = actor_network
+        if actor_network is not None:
+            self._use(actor_network)
         self.average_adv = average_adv
         self.register_discount("lmbda", lmbda)
         for name, bound in (("rho_thresh", rho_thresh), ("c_thresh", c_thresh)):
@@ -68,6 +68,29 @@ class VTrace(ValueEstimatorBase):
             if not float(getattr(self, name)) > 0:
                 raise ValueError(f"{self.name}: `{name}` must be positive, got {float(bound):g}")
             self.place(name)
+
+    def lend(self, value_network: nn.Module, actor_network: Optional[nn.Module] = None) -> None:
+        """Use the networks of a loss, whose children they stay; an actor of its own stays in use.
+
+        Raises:
+            KeyError: the critic has no output of the key of ``value``.
+            ValueError: the estimator has another critic of its own, or of another loss.
+        """
+        super().lend(value_network)
+        if self.actor_network is None and actor_network is not None:
+            self._use(actor_network)
+
+    def _use(self, actor_network: nn.Module) -> None:
+        """Ask this actor; where its action and log-probability are found, it says itself."""
+        actor = PlainPolicy(actor_network)
+        # Outside the module tree: its modules are those of a child already.
+        object.__setattr__(self, "_actor", actor)
+        keys = {"action": actor.action_key, "sample_log_prob": actor.log_prob_key}
+        own = {name: self.tensor_keys[name] for name in keys}
+        unset = {name for name in keys if own[name] == self.default_keys[name]}
+        self.default_keys |= keys
+        self.tensor_keys = self.tensor_keys | {name: keys[name] for name in unset}
+        self.wire()
 
     def networks(self) -> tuple[PlainForm, ...]:
         """The critic and the actor, as far as they are there."""

@@ -113,7 +113,7 @@ def standardize(x: Tensor, mask: Optional[Tensor] = None, floor: float = 1e-6) -
     check_mask("standardize", mask, "x", x)
     x = where_valid(mask, x)
     mean = reduce(x, mask, "mean")
-    deviation = variance(x, mask, 1).sqrt().clamp(min=as_scalar(floor, x))
+    deviation = _root(variance(x, mask, 1)).clamp(min=as_scalar(floor, x))
     standard = torch.where(count_valid(x, mask) > 1, (x - mean) / deviation, x)
     return where_valid(mask, standard)
 
@@ -130,9 +130,15 @@ def standardize_groups(x: Tensor, group: Tensor, mask: Optional[Tensor], floor: 
     count = _sum_by(one, index)
     centred = flat - (_sum_by(flat, index) / count.clamp(min=1))[index]
     deviation = _sum_by(one * centred.square(), index) / (count - 1).clamp(min=1)
-    scale = deviation.sqrt().clamp(min=as_scalar(floor, x))[index]
+    scale = _root(deviation).clamp(min=as_scalar(floor, x))[index]
     standard = torch.where(count[index] > 1, centred / scale, flat)
     return where_valid(mask, standard.view_as(x))
+
+
+def _root(x: Tensor) -> Tensor:
+    """The square root, with a gradient of zero at zero instead of none."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), 0.0)
 
 
 def _numbered(group: Tensor) -> Tensor:

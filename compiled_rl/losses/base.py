@@ -7,6 +7,7 @@ from torch import Size, Tensor, nn
 
 from compiled_rl.adapters import Data, Key, KeyedModule, given, read, unique, write
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
+from compiled_rl.estimators.axes import named_time
 
 _AUTOMATIC_MASKS: tuple[Key, ...] = (("collector", "mask"), "shifted_valid")
 _REDUCTIONS = ("none", "mean", "sum")
@@ -54,15 +55,9 @@ class LossModule(KeyedModule):
             )
         self.reduction = reduction
         self.value_type: Any = None
+        self._were_set: set[str] = set()
         self._value_estimator: Optional[ValueEstimatorBase] = None
         self.mask_keys = _mask_keys(loss_mask_key)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.fixed and (name in self.__dict__ or name in self.__dict__["_modules"]):
-            raise AttributeError(
-                f"{self.name}: `{name}` is fixed when the loss is made; make another loss"
-            )
-        super().__setattr__(name, value)
 
     def other_keys(self) -> tuple[Key, ...]:
         """The masks."""
@@ -106,7 +101,7 @@ class LossModule(KeyedModule):
             raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
         value_type = self.default_value_estimator if value_type is None else value_type
         estimator = make_estimator(value_type, hyperparams)
-        estimator.lend(critic)
+        estimator.lend(critic, getattr(self, "actor_network", None))
         self._value_estimator = estimator
         self.value_type = type(estimator) if value_type is estimator else value_type
         self.wire()
@@ -116,11 +111,15 @@ class LossModule(KeyedModule):
         """Derive every list of keys, the value estimator's included."""
         super().wire()
         if self._value_estimator is not None:
-            known = self._value_estimator.default_keys
-            self._value_estimator.set_keys(
-                **{name: key for name, key in self.tensor_keys.items() if name in known}
-            )
+            self._value_estimator.set_keys(**self._keys_of_estimator())
             self.in_keys = unique([*self.in_keys, *self._value_estimator.in_keys])
+
+    def _keys_of_estimator(self) -> dict[str, Key]:
+        """The keys that this loss has set, now or before; others are the estimator's own."""
+        known = self._value_estimator.default_keys if self._value_estimator is not None else {}
+        declared = {field.name: field.key for field in self.fields}
+        self._were_set |= {n for n, key in self.tensor_keys.items() if key != declared[n]}
+        return {name: self.tensor_keys[name] for name in self._were_set if name in known}
 
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """Every output by name, from every input that was given, by key."""
@@ -140,9 +139,22 @@ class LossModule(KeyedModule):
             ValueError: shapes do not fit.
         """
         data = read(self.name, self.in_keys, tensordict, tensors)
+        self._check_time(tensordict, data)
         computed = self.evaluate(data)
         outputs = {name: computed[name] for name in self._given}
-        return write(self.name, tensordict, outputs, self.out_keys)
+        return write(self.name, tensordict, outputs, self.output_names)
+
+    def _check_time(self, source: Any, data: Data) -> None:
+        """Refuse sequences whose time is another axis than the estimator will take."""
+        estimator, named = self._value_estimator, named_time(source)
+        if estimator is None or named is None or self.tensor_keys.get("advantage") in data:
+            return
+        axis = -1 if estimator.time_dim is None else estimator.time_dim
+        if (named - axis) % source.batch_dims:
+            raise ValueError(
+                f"{self.name}: the dimension named 'time' must be the value estimator's "
+                f"`time_dim`, got {named} and {axis}; say which in make_value_estimator"
+            )
 
     def require_recorded(self, data: Data, name: str) -> Tensor:
         """An input that was recorded: it must not be part of a graph."""

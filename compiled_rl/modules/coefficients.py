@@ -1,5 +1,6 @@
 """Hyper-parameters that a user anneals, as 0-d buffers."""
 
+from numbers import Real
 from typing import Any, Optional
 
 import torch
@@ -22,7 +23,7 @@ class CoefficientModule(nn.Module):
         if value is None:
             self.register_buffer(name, None)
             return
-        if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+        if isinstance(value, bool) or not isinstance(value, Real | Tensor):
             raise ValueError(_not_a_scalar(self, name, value))
         dtype = torch.get_default_dtype()
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -40,8 +41,8 @@ class CoefficientModule(nn.Module):
             raise AttributeError(
                 f"{type(self).__name__}: `{name}` is given or None from the start, got {value!r}"
             )
-        elif isinstance(value, int | float):
-            buffers[name].fill_(value)
+        elif isinstance(value, Real):
+            buffers[name].fill_(float(value))
         else:
             super().__setattr__(name, value)
 

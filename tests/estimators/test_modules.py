@@ -84,6 +84,7 @@ def pair(name: str, **arguments):
     "options", [{}, {"differentiable": True}, {"average": True}, {"time_dim": 0}], ids=str
 )
 def test_equal_to_torchrl(name, options):
+    options = dict(options)
     if options.pop("average", False):
         options = {"average_gae" if name == "GAE" else "average_rewards": True}
     if "time_dim" in options and name == "TD0Estimator":
@@ -308,7 +309,7 @@ def test_a_batch_that_cannot_be_told_from_time_is_refused():
     x, flag = torch.randn(8, 1), torch.zeros(8, 1, dtype=torch.bool)
     data = {"next_reward": x, "state_value": x, "next_state_value": x}
     data |= {"next_done": flag, "next_terminated": flag}
-    with pytest.raises(ValueError, match=r"`time_dim` must be given for tensors of shape \[8, 1\]"):
+    with pytest.raises(ValueError, match=r"`time_dim` must be given for rewards of shape \[8, 1\]"):
         GAE()(**data)
     over_time = GAE()(**data, time_dim=0).advantage
     single = GAE()(**data, time_dim=1).advantage
@@ -672,3 +673,148 @@ def test_td0_needs_no_value_of_the_state_left():
     torch.testing.assert_close(got, td0_return(*inputs, 0.97))
     given = estimator.value_estimate(data, next_value=torch.zeros(4, 7, 1))
     torch.testing.assert_close(given, data["next", "reward"])
+
+
+# ---- found by a second reading -------------------------------------------------------------------
+
+
+def test_an_axis_of_one_behind_the_reward_is_not_time():
+    """Grey images: the channel is no batch axis."""
+    critic = TensorDictModule(
+        nn.Sequential(nn.Flatten(-3), nn.Linear(16, 1)), in_keys=["obs"], out_keys=["state_value"]
+    )
+    data = sequences()
+    for key in ("obs", ("next", "obs")):
+        data[key] = torch.randn(4, 7, 1, 4, 4)
+    expected = GAE(value_network=critic)(data.clone())["advantage"]
+    torch.testing.assert_close(GAE(value_network=critic)(**keywords(data)).advantage, expected)
+    one = data[0]
+    with pytest.raises(ValueError, match=r"`time_dim` must be given for rewards of shape \[7, 1\]"):
+        GAE(value_network=critic)(**keywords(one))
+    got = GAE(value_network=critic)(**keywords(one), time_dim=0).advantage
+    torch.testing.assert_close(got, expected[0])
+
+
+def test_one_step_at_a_time_needs_no_time_axis():
+    data = keywords(sequences(1, 9)[0])
+    critic = TensorDictModule(nn.Linear(1, 1), in_keys=["obs"], out_keys=["state_value"])
+    data["obs"], data["next_obs"] = torch.randn(2, 9, 1)
+    assert TD0Estimator(value_network=critic)(**data).advantage.shape == (9, 1)
+
+
+@every_estimator
+def test_a_shifted_call_values_what_was_entered_before_a_masked_step(name):
+    data = sequences()
+    data["collector", "mask"] = mask = torch.arange(7).expand(4, 7) < 4
+    data["next", "done"][:] = data["next", "terminated"][:] = False
+    data["next", "obs"][:, :-1] = data["obs"][:, 1:]
+    shifted = pair(name, shifted=True, shifted_budget=3)[0](data.clone())
+    torch.testing.assert_close(shifted["advantage"], pair(name)[0](data.clone())["advantage"])
+    assert shifted["shifted_valid"].reshape(4, 7)[mask].all()
+
+
+def test_a_shifted_call_of_n_step_data_is_refused():
+    data = sequences()
+    data["steps_to_next_obs"] = torch.full((4, 7, 1), 2)
+    with pytest.raises(ValueError, match="`shifted` must be False for n-step data"):
+        pair("TD0Estimator", shifted=True)[0](data)
+
+
+def test_an_estimators_networks_are_what_they_were():
+    estimator, _ = pair("GAE")
+    with pytest.raises(AttributeError, match="`value_network` is fixed when it is made"):
+        estimator.value_network = make_critic()
+
+
+@pytest.mark.parametrize("params", [{}, {"bad": torch.zeros(1)}, {"weight": torch.zeros(1)}])
+def test_parameters_of_another_network_are_refused(params):
+    with pytest.raises(ValueError, match="`params` must be the parameters of the network by name"):
+        pair("GAE")[0](sequences(), params=params)
+
+
+@pytest.mark.parametrize("name", ["done", "terminated", "mask"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("options", [{"shifted": True}, {"auto_reset_env": True}, {}], ids=str)
+def test_flags_that_are_not_bool_are_refused_before_anything(name, dtype, options):
+    data = sequences()
+    key = ("collector", "mask") if name == "mask" else ("next", name)
+    data[key] = torch.ones(4, 7, 1, dtype=dtype)
+    with pytest.raises(ValueError, match=rf"`\w*{name}` must be torch.bool, got {dtype}"):
+        pair("GAE", **options)[0](data)
+
+
+def test_a_critic_may_call_its_output_as_it_likes():
+    critic = TensorDictModule(make_critic().module, in_keys=["obs"], out_keys=["v"])
+    estimator = GAE(gamma=0.97, lmbda=0.9, value_network=critic)
+    got = estimator(sequences())
+    torch.testing.assert_close(got["v"], pair("GAE")[0](sequences())["state_value"])
+    assert estimator.out_keys == ("advantage", "value_target")
+    estimator.set_keys(advantage="better")
+    assert estimator.out_keys == ("better", "value_target")
+
+
+def test_the_enumeration_of_torchrl_is_known():
+    from torchrl.objectives import ValueEstimators as Theirs
+
+    for member in Theirs:
+        assert isinstance(make_estimator(member, {}), type(make_estimator(member.name, {})))
+
+
+def test_a_keyword_calls_output_can_be_sent_to_another_process():
+    output = pair("GAE")[0](**keywords(sequences()))
+    sent = pickle.loads(pickle.dumps(output))
+    torch.testing.assert_close(tuple(sent), tuple(output))
+    assert sent._fields == output._fields
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: GAE(num_chunks=2, value_chunk_size=2), "must not both be given, got 2 and 2"),
+        (
+            lambda: pair("GAE", num_chunks=2, value_chunk_dim=5)[0](sequences()),
+            "`value_chunk_dim` must be one of the 2 batch axes, got 5",
+        ),
+        (
+            lambda: pair("GAE", gamma=torch.rand(5))[0](sequences()),
+            "one for each of 7 steps, got 5",
+        ),
+        (
+            lambda: pair("GAE", group_key="g")[0](sequences().set("g", torch.zeros(4, 7, 2))),
+            "`group_key` must have the shape of `reward`",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
+def test_an_empty_call_says_what_is_missing():
+    with pytest.raises(KeyError, match="`reward` was not found"):
+        GAE()()
+
+
+def test_chunks_may_be_of_the_last_batch_axis():
+    estimator, _ = pair("GAE", value_chunk_size=3, value_chunk_dim=-1)
+    expected = pair("GAE")[0](sequences())["advantage"]
+    torch.testing.assert_close(estimator(sequences())["advantage"], expected)
+
+
+def test_equal_rewards_have_a_gradient():
+    data = sequences()
+    data["next", "reward"] = torch.ones(4, 7, 1).requires_grad_()
+    estimator, _ = pair("TD0Estimator", average_rewards=True, differentiable=True)
+    output = estimator(data)["advantage"].sum()
+    (grad,) = torch.autograd.grad(output, data["next", "reward"])
+    assert grad.isfinite().all()
+
+
+def test_a_lone_step_of_a_group_has_a_gradient():
+    gamma = nn.Parameter(torch.tensor(0.9))
+    options = {"average_gae": True, "group_key": "task", "differentiable": True}
+    estimator = GAE(gamma=gamma, value_network=make_critic(), **options)
+    data = sequences(1, 3)
+    data["task"] = torch.tensor([[[1], [2], [1]]])
+    (grad,) = torch.autograd.grad(estimator(data)["advantage"].sum(), gamma)
+    assert grad.isfinite()

@@ -206,3 +206,44 @@ def test_a_team_with_rewards_of_its_own():
     loss.make_value_estimator("magae")
     with pytest.raises(ValueError, match="`agent_dim` must be an axis of `value` other than"):
         loss(data)
+
+
+def test_an_estimator_is_lent_one_critic():
+    estimator = GAE()
+    ClipPPOLoss(*plain_networks("normal")).make_value_estimator(estimator)
+    second = ClipPPOLoss(*plain_networks("normal"))
+    with pytest.raises(ValueError, match="must be lent one critic, got that of a second loss"):
+        second.make_value_estimator(estimator)
+
+
+def test_a_dimension_named_time_must_be_the_estimators():
+    actor, critic = plain_networks("normal")
+    loss = ClipPPOLoss(actor, critic)
+    data = sequences(actor)
+    data.names = ["time", None]
+    with pytest.raises(ValueError, match="'time' must be the value estimator's `time_dim`, got 0"):
+        loss(data)
+    expected = loss.make_value_estimator("gae", time_dim=0)(data)
+    data.names = [None, None]
+    torch.testing.assert_close(loss(data)["loss_critic"], expected["loss_critic"])
+
+
+def test_keys_of_an_estimator_stay_unless_the_loss_sets_them():
+    actor, critic = plain_networks("normal")
+    estimator = GAE()
+    estimator.set_keys(value_target="aim")
+    loss = ClipPPOLoss(actor, critic).make_value_estimator(estimator)
+    assert estimator.tensor_keys["value_target"] == "aim"
+    loss.set_keys(value_target="goal")
+    assert estimator.tensor_keys["value_target"] == "goal"
+    loss.set_keys(value_target=None)
+    assert estimator.tensor_keys["value_target"] == "value_target"
+
+
+def test_vtrace_of_a_loss_can_be_called_by_itself():
+    actor, critic = plain_networks("normal")
+    loss = ClipPPOLoss(actor, critic).make_value_estimator("vtrace")
+    data = sequences(actor)
+    expected = VTrace(actor_network=actor, value_network=critic)(data.clone())["advantage"]
+    torch.testing.assert_close(loss.value_estimator(data)["advantage"], expected)
+    assert len(list(loss.modules())) == len(set(map(id, loss.modules())))
