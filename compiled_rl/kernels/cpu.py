@@ -67,7 +67,7 @@ def _run(
     real_addresses = struct.pack(f"{len(reals)}q", *[x.data_ptr() for x in reals])
     numbers = struct.pack(f"{len(scalars)}d", *[float(x) for x in scalars])
     arguments = (flag_addresses, real_addresses, numbers, switch)
-    threads.run(loop, walk.shares, arguments, alive=(flags, reals))
+    threads.run(loop, walk.shares, arguments, (flags, reals))
 
 
 @cache

@@ -104,7 +104,7 @@ def along(before, after, tensors, scalars, sizes, reverse):
                 if rows > 1:
                     for row in range(0, rows, 4):
                         at = (page, line + row, first)
-                        _four_rows(tensors[0], link, carry, row, at, n, k > 0, reverse)
+                        _four_rows(tensors[0], link, carry, at, n, k > 0, reverse)
                 else:
                     _one_row(
                         line_at(tensors[0], (page, line, item)), room[0], work, n, k > 0, reverse
@@ -129,13 +129,14 @@ def _block_along(at, rows, n, items):
 
 
 @inline
-def _four_rows(y, link, carried, k, first, n, started, reverse):
+def _four_rows(y, link, carried, first, n, started, reverse):
     page, line, item = first
     sign = -1 if reverse else 1
     rows = (line, line + 1, line + 2, line + 3)
     items = (item, item, item, item)
     y, link = _lanes(y, page, rows, items), _lanes(link, page, rows, items)
-    kept = (carried, (k, k + 1, k + 2, k + 3), 0)
+    # Rows that go on in another block come by fours.
+    kept = (carried, (0, 1, 2, 3), 0)
     carry = _load(y, 0)
     if started:
         carry = _multiply_add(_load(link, 0), _load(kept, 0), carry)
