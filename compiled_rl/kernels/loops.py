@@ -24,8 +24,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# What a stack array holds: a block of this many elements (``layout`` knows it too).
-BLOCK = 1024
+from compiled_rl.kernels.layout import BLOCK
 
 # `contract` lets the chains use fused multiply-adds; it changes nothing about NaN or infinity.
 inline = njit(forceinline=True, error_model="numpy", nogil=True, fastmath={"contract"})
@@ -36,7 +35,10 @@ def stack(context, like):
     """Room for a block of the reals that the pointer ``like`` points to."""
 
     def code(context, builder, signature, arguments):
-        return cgutils.alloca_once(builder, context.get_data_type(like.dtype), size=BLOCK)
+        array = cgutils.alloca_once(builder, context.get_data_type(like.dtype), size=BLOCK)
+        # A vector that straddles two cache lines is slow to be read after it was written.
+        array.align = 64
+        return array
 
     return types.CPointer(like.dtype)(like), code
 
