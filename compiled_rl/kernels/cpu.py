@@ -67,7 +67,7 @@ def _run(
     real_addresses = struct.pack(f"{len(reals)}q", *[x.data_ptr() for x in reals])
     numbers = struct.pack(f"{len(scalars)}d", *[float(x) for x in scalars])
     arguments = (flag_addresses, real_addresses, numbers, switch)
-    threads.run(loop, walk.shares, arguments, alive=(flags, reals))
+    threads.run(loop, walk.shares, arguments, (flags, reals))
 
 
 @cache
@@ -113,10 +113,10 @@ def _cached(loop: Callable, signature: Any) -> Any:
     """The compiled loop, kept on disk between processes where a directory can be written to."""
     from numba import cfunc
 
-    # Numba's cache looks at the file of a function only, not at those that it calls into.
-    loop.__qualname__ = f"{loop.__name__}_{_digest()}"
     options: Any = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}}
     try:
+        # Numba's cache looks at the file of a function only, not at those that it calls into.
+        loop.__qualname__ = f"{loop.__name__}_{_digest()}"
         return cfunc(signature, cache=True, **options)(loop)
     except (RuntimeError, OSError):
         return cfunc(signature, **options)(loop)
@@ -125,5 +125,8 @@ def _cached(loop: Callable, signature: Any) -> Any:
 @cache
 def _digest() -> str:
     here = Path(__file__).parent
-    sources = [(here / name).read_bytes() for name in ("exponential.py", "formulas.py", "loops.py")]
+    sources = [
+        (here / name).read_bytes()
+        for name in ("exponential.py", "formulas.py", "layout.py", "loops.py")
+    ]
     return hashlib.sha256(b"".join(sources)).hexdigest()[:8]

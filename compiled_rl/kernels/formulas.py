@@ -79,10 +79,9 @@ def _gae_before(tensors, room, offset, block, scalars):
     advantage, _, reward, value, next_value, flags = tensors
     masked, gamma, lmbda = scalars
     at, _, n, _, _ = block
-    delta = line_at(advantage, at)
-    ended = line_at(flags[0], at)
-    critic = (line_at(value, at), line_at(next_value, at))
-    _delta(n, line_at(reward, at), critic[0], critic[1], ended, gamma, delta)
+    delta, ended = line_at(advantage, at), line_at(flags[0], at)
+    critic, following = line_at(value, at), line_at(next_value, at)
+    _delta(n, line_at(reward, at), critic, following, ended, gamma, delta)
     _link(flags, block, masked, gamma * lmbda, (room[0], offset, 1))
     if masked:
         _erase(n, line_at(flags[2], at), delta)
@@ -96,6 +95,19 @@ def _gae_after(tensors, room, offset, block, scalars):
     _add(n, line_at(advantage, at), line_at(value, at), total)
     if scalars[0]:
         _erase(n, line_at(flags[2], at), total)
+
+
+@inline
+def _delta(n, reward, value, next_value, terminated, gamma, out):
+    for j in range(n):
+        bootstrap = _bootstrap(next_value, terminated, j)
+        put(out, j, get(reward, j) + gamma * bootstrap - get(value, j))
+
+
+@inline
+def _add(n, a, b, out):
+    for j in range(n):
+        put(out, j, get(a, j) + get(b, j))
 
 
 # ---- the lambda return ---------------------------------------------------------------------------
@@ -117,12 +129,12 @@ def td_lambda_return_along(geometry, flags, reals, scalars, masked):
 
 @inline
 def _td_lambda_tensors(g, flags, reals):
-    reward, next_value, result = (
+    return (
+        tensor(g, 5, reals[2]),
         tensor(g, 3, reals[0]),
         tensor(g, 4, reals[1]),
-        tensor(g, 5, reals[2]),
+        _flags(g, flags),
     )
-    return result, reward, next_value, _flags(g, flags)
 
 
 @inline
@@ -130,11 +142,10 @@ def _td_lambda_before(tensors, room, offset, block, scalars):
     result, reward, next_value, flags = tensors
     masked, gamma, lmbda = scalars
     at, _, n, _, _ = block
-    link = (room[0], offset, 1)
-    out = line_at(result, at)
+    link, out = (room[0], offset, 1), line_at(result, at)
+    following, ended = line_at(next_value, at), line_at(flags[0], at)
     _link(flags, block, masked, gamma * lmbda, link)
-    bootstrap = (line_at(next_value, at), line_at(flags[0], at))
-    _blend(n, line_at(reward, at), bootstrap[0], bootstrap[1], link, gamma, lmbda, out)
+    _blend(n, line_at(reward, at), following, ended, link, gamma, lmbda, out)
     if masked:
         _erase(n, line_at(flags[2], at), out)
 
@@ -242,6 +253,12 @@ def _add_linked(n, link, following, out):
         put(out, j, alone + kept * linked if kept != 0 else alone)
 
 
+@inline
+def _add_to(n, x, out):
+    for j in range(n):
+        put(out, j, get(out, j) + get(x, j))
+
+
 # ---- what they share -----------------------------------------------------------------------------
 
 
@@ -276,13 +293,6 @@ def _bootstrap(next_value, terminated, j):
 
 
 @inline
-def _delta(n, reward, value, next_value, terminated, gamma, out):
-    for j in range(n):
-        bootstrap = _bootstrap(next_value, terminated, j)
-        put(out, j, get(reward, j) + gamma * bootstrap - get(value, j))
-
-
-@inline
 def _link(flags, block, masked, level, out):
     """``level`` where the following step reaches a step, and zero elsewhere."""
     terminated, done, mask = flags
@@ -303,20 +313,8 @@ def _uncut(n, terminated, done, level, out):
 
 
 @inline
-def _add(n, a, b, out):
-    for j in range(n):
-        put(out, j, get(a, j) + get(b, j))
-
-
-# What is done in place is written so: LLVM must see that it is the same memory.
-@inline
 def _erase(n, mask, out):
+    # In place, and so written, here and above: LLVM must see that it is the same memory.
     for j in range(n):
         kept = get(out, j)
         put(out, j, kept if get(mask, j) else type(kept)(0))
-
-
-@inline
-def _add_to(n, x, out):
-    for j in range(n):
-        put(out, j, get(out, j) + get(x, j))

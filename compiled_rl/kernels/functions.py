@@ -81,7 +81,9 @@ def fused(
             is not bool, or a scalar is not 0-d.
     """
     kernel = KERNELS[name]
-    if _may_skip_dispatch(tensors, mask):
+    # Dispatch is a third of a small call's time, and would end in the same form on plain tensors.
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    if tensors[0].is_cpu and not watched:
         kernel.check(tensors, scalars, mask, time_dim)
         return cpu.fused(kernel, tensors, scalars, mask, time_dim)
     coefficients = [as_scalar(cast(float, x), tensors[0]) for x in scalars]
@@ -109,17 +111,10 @@ def fusable(
             given = (*given, x)
     gradients, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
     for x in given:
-        if (gradients and x.requires_grad) or not (compiling or type(x) in _PLAIN):
+        if gradients and x.requires_grad:
+            return False
+        # A negated view holds the numbers without their sign.
+        if not compiling and (type(x) not in _PLAIN or x.is_neg()):
             return False
     first = tensors[0]
     return operators.has_fused(first.is_cpu, first.is_cuda, first.dtype)
-
-
-def _may_skip_dispatch(tensors: tuple[Tensor, ...], mask: Optional[Tensor]) -> bool:
-    """Whether dispatch, a third of a small call's time, would end in the CPU form as it is."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    for x in tensors if mask is None else (*tensors, mask):
-        if type(x) not in _PLAIN or x.is_neg():
-            return False
-    return tensors[0].is_cpu

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 # The elements of a block, and of one of the four lines of a block of time: a block of every tensor
 # fits in L1.
-_BLOCK, _STRETCH = 1024, 256
+BLOCK, _STRETCH = 1024, 256
 # Threads that write to one page of fresh memory wait for each other.
 _MEMORY_PAGE = 1024
 # Below so many neighbours in the batch a row of them is not worth a loop of its own.
@@ -113,7 +113,7 @@ def _joined(line: Axis, item: Axis) -> int:
     """How many lines the elementwise loops may take as one."""
     if item.size > _STRETCH or not _contiguous(line, item):
         return 1
-    return _BLOCK // max(1, item.size)
+    return BLOCK // max(1, item.size)
 
 
 def _starts(walked: tuple[Axis, Axis], left: list[Axis]) -> Iterator[tuple[int, ...]]:

@@ -24,8 +24,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# What a stack array holds: a block of this many elements (``layout`` knows it too).
-BLOCK = 1024
+from compiled_rl.kernels.layout import BLOCK
 
 # `contract` lets the chains use fused multiply-adds; it changes nothing about NaN or infinity.
 inline = njit(forceinline=True, error_model="numpy", nogil=True, fastmath={"contract"})
@@ -36,7 +35,10 @@ def stack(context, like):
     """Room for a block of the reals that the pointer ``like`` points to."""
 
     def code(context, builder, signature, arguments):
-        return cgutils.alloca_once(builder, context.get_data_type(like.dtype), size=BLOCK)
+        array = cgutils.alloca_once(builder, context.get_data_type(like.dtype), size=BLOCK)
+        # A vector that straddles two cache lines is slow to be read after it was written.
+        array.align = 64
+        return array
 
     return types.CPointer(like.dtype)(like), code
 
@@ -104,7 +106,7 @@ def along(before, after, tensors, scalars, sizes, reverse):
                 if rows > 1:
                     for row in range(0, rows, 4):
                         at = (page, line + row, first)
-                        _four_rows(tensors[0], link, carry, row, at, n, k > 0, reverse)
+                        _four_rows(tensors[0], link, carry, at, n, k > 0, reverse)
                 else:
                     _one_row(
                         line_at(tensors[0], (page, line, item)), room[0], work, n, k > 0, reverse
@@ -129,13 +131,14 @@ def _block_along(at, rows, n, items):
 
 
 @inline
-def _four_rows(y, link, carried, k, first, n, started, reverse):
+def _four_rows(y, link, carried, first, n, started, reverse):
     page, line, item = first
     sign = -1 if reverse else 1
     rows = (line, line + 1, line + 2, line + 3)
     items = (item, item, item, item)
     y, link = _lanes(y, page, rows, items), _lanes(link, page, rows, items)
-    kept = (carried, (k, k + 1, k + 2, k + 3), 0)
+    # Rows that go on in another block come by fours.
+    kept = (carried, (0, 1, 2, 3), 0)
     carry = _load(y, 0)
     if started:
         carry = _multiply_add(_load(link, 0), _load(kept, 0), carry)

@@ -27,6 +27,8 @@ def run(loop: Callable, shares: list[list[int]], arguments: tuple, alive: object
 
     ``alive`` is what the addresses point into: an interrupt must not free it under a thread.
     """
+    if len(shares) == 1:
+        return _walk(loop, shares[0], arguments, alive)
     others = [_pool(len(shares) - 1).submit(_walk, loop, x, arguments, alive) for x in shares[1:]]
     _walk(loop, shares[0], arguments, alive)
     for other in others:
