@@ -212,5 +212,6 @@ def upgo_return(
 
 
 def bounded_ratio(log_ratio: Tensor, bound: Tensor) -> Tensor:
-    """``min(exp(log_ratio), bound)``, whose exponential never overflows."""
-    return torch.exp(torch.clamp(log_ratio, max=torch.log(bound)))
+    """``min(exp(log_ratio), bound)``, whose exponential never overflows, even without a bound."""
+    largest = 709.0 if log_ratio.dtype == torch.float64 else 88.0
+    return torch.exp(torch.clamp(log_ratio, max=torch.log(bound).clamp(max=largest)))

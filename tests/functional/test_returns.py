@@ -240,6 +240,20 @@ def test_thresholds_may_be_infinite():
     torch.testing.assert_close(unbounded, vtrace(*inputs, 0.9, 1.0, 1e9, 1e9))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_without_a_bound_the_largest_ratio_is_finite(dtype):
+    reward, value, next_value, ended, done = rollout(time=1)
+    new = torch.full_like(reward, 1e4)
+    reals = [1e-3 * x.to(dtype) for x in (reward, value, next_value)]
+    inputs = (*reals, ended, done, new.to(dtype), torch.zeros_like(new, dtype=dtype))
+    bounds = (0.9, 1.0, float("inf"), float("inf"))
+    fused = vtrace(*inputs, *bounds)
+    composed = vtrace(inputs[0].requires_grad_(), *inputs[1:], *bounds)
+    for a, b in zip(fused, composed, strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b.detach(), rtol=1e-4, atol=0)
+
+
 def test_upgo_follows_what_does_better_and_leaves_what_does_worse():
     never = torch.zeros(1, 4, dtype=torch.bool)
     reward, next_value = table([[1, 1, 1, 1]]), table([[0, 10, 0, 5]])
