@@ -54,7 +54,7 @@ class Critic:
 
         A ``value`` that the caller has already is not computed again.
         """
-        if self.calls.shifted:
+        if self.calls.shifted and ends[1].shape[axes.time] > 0:
             if params is not target_params:
                 raise ValueError(
                     "`target_params` must be None where `shifted` values all states at once"

@@ -319,8 +319,8 @@ def multi_agent_gae(
         ``advantage`` and ``value_target = advantage + value``, both ``[*B, n, T]``.
 
     Raises:
-        ValueError: a tensor has neither of its two shapes, the two axes are the same, a flag is
-            not bool, or a value not floating point.
+        ValueError: a tensor has neither of its two shapes, the two axes are the same, there is no
+            agent, a flag is not bool, or a value not floating point.
 
     Reference: Schulman et al. 2015, arXiv:1506.02438, eq. 16; Yu et al. 2021, arXiv:2103.01955.
     """
@@ -348,6 +348,10 @@ def check_agents(value: Tensor, time_dim: int, agent_dim: int) -> None:
         raise ValueError(
             "multi_agent_gae: `agent_dim` must be an axis of `value` other than `time_dim`, "
             f"got {agent_dim} and {time_dim} for the shape {list(value.shape)}"
+        )
+    if value.size(agent_dim) == 0:
+        raise ValueError(
+            f"multi_agent_gae: `value` must have at least one agent, got {list(value.shape)}"
         )
 
 

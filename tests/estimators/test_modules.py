@@ -818,3 +818,12 @@ def test_a_lone_step_of_a_group_has_a_gradient():
     data["task"] = torch.tensor([[[1], [2], [1]]])
     (grad,) = torch.autograd.grad(estimator(data)["advantage"].sum(), gamma)
     assert grad.isfinite()
+
+
+@every_estimator
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("size", [(4, 0), (0, 7)])
+def test_no_steps_at_all(name, shifted, size):
+    data = sequences()[: size[0], : size[1]]
+    estimator, _ = pair(name, shifted=shifted)
+    assert estimator(data)["advantage"].shape == (*size, 1)
