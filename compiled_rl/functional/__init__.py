@@ -41,6 +41,7 @@ from compiled_rl.functional.returns import (
     td1_return,
     td_lambda_return,
 )
+from compiled_rl.functional.schedules import next_beta
 from compiled_rl.kernels import linear_recurrence
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "multi_agent_gae",
     "n_step_advantage",
     "n_step_return",
+    "next_beta",
     "normal_entropy",
     "normal_kl",
     "normal_log_prob",

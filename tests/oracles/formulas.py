@@ -206,3 +206,14 @@ def kl_k3(log_prob, behavior_log_prob):
 
 def clip_fraction(x, low, high, mask=None):
     return (mean_of([0.0 if low <= v <= high else 1.0 for v in kept(x, mask)]),)
+
+
+def next_beta(beta, kl, target_kl=0.01, increment=2.0, decrement=0.5):
+    out = []
+    for b, divergence in rows(beta, kl):
+        if divergence > 1.5 * target_kl:
+            b *= increment
+        elif divergence < target_kl / 1.5:
+            b *= decrement
+        out.append(b)
+    return (out,)
