@@ -41,7 +41,13 @@ from compiled_rl.functional.returns import (
     td1_return,
     td_lambda_return,
 )
-from compiled_rl.functional.schedules import next_beta
+from compiled_rl.functional.schedules import (
+    cosine_schedule,
+    exponential_schedule,
+    kl_adaptive_learning_rate,
+    linear_schedule,
+    next_beta,
+)
 from compiled_rl.kernels import linear_recurrence
 
 __all__ = [
@@ -52,14 +58,18 @@ __all__ = [
     "categorical_mode",
     "categorical_sample",
     "clip_fraction",
+    "cosine_schedule",
     "discounted_advantage",
     "discounted_return",
     "effective_sample_size",
     "explained_variance",
+    "exponential_schedule",
     "gae",
+    "kl_adaptive_learning_rate",
     "kl_k1",
     "kl_k3",
     "linear_recurrence",
+    "linear_schedule",
     "multi_agent_gae",
     "n_step_advantage",
     "n_step_return",
