@@ -117,6 +117,14 @@ _RECURRENCE = _of("normal", "B T", "x") | _of("uniform", "B T", "decay")
 _SCALARS = {"gamma": 0.97, "lmbda": 0.9}
 _EPSILON = {"clip_epsilon_low": 0.3, "clip_epsilon_high": 0.2}
 _BOUNDS = {"low": -0.4, "high": 0.7}
+_BETA = {"target_kl": 0.4, "increment": 1.7, "decrement": 0.6}
+_RATE = {
+    "target_kl": 0.4,
+    "factor": 1.3,
+    "min_learning_rate": 0.2,
+    "max_learning_rate": 0.9,
+}
+_ENDS = {"start": 0.3, "end": 0.02}
 _FLOW = ("reward", "value", "next_value")
 _AHEAD = ("reward", "next_value")
 _GAMMA = {"gamma": 0.97}
@@ -264,6 +272,17 @@ CASES = [
     _case("effective_sample_size masked", _of("normal", "B", "log_ratio") | _MASK, **_BATCHWISE),
     _case("kl_k1", _RATIO),
     _case("kl_k3", _RATIO),
+    _case("next_beta", _of("uniform", "B", "beta", "kl"), ("beta",), scalars=_BETA),
+    _case(
+        "kl_adaptive_learning_rate",
+        _of("uniform", "B", "learning_rate", "kl"),
+        ("learning_rate",),
+        scalars=_RATE,
+    ),
+    *[
+        _case(name, _of("uniform", "B", "fraction"), ("fraction",), scalars=_ENDS)
+        for name in ("linear_schedule", "exponential_schedule", "cosine_schedule")
+    ],
     _case("clip_fraction", _of("normal", "B", "x"), scalars=_BOUNDS, **_BATCHWISE),
     _case("clip_fraction masked", _of("normal", "B", "x") | _MASK, scalars=_BOUNDS, **_BATCHWISE),
 ]

@@ -48,6 +48,13 @@ from compiled_rl.functional.returns import (
     td1_return,
     td_lambda_return,
 )
+from compiled_rl.functional.schedules import (
+    cosine_schedule,
+    exponential_schedule,
+    kl_adaptive_learning_rate,
+    linear_schedule,
+    next_beta,
+)
 from compiled_rl.kernels import linear_recurrence
 
 __all__ = [
@@ -58,18 +65,23 @@ __all__ = [
     "categorical_mode",
     "categorical_sample",
     "clip_fraction",
+    "cosine_schedule",
     "discounted_advantage",
     "discounted_return",
     "effective_sample_size",
     "explained_variance",
+    "exponential_schedule",
     "gae",
     "importance_correction",
+    "kl_adaptive_learning_rate",
     "kl_k1",
     "kl_k3",
     "linear_recurrence",
+    "linear_schedule",
     "multi_agent_gae",
     "n_step_advantage",
     "n_step_return",
+    "next_beta",
     "normal_entropy",
     "normal_kl",
     "normal_log_prob",

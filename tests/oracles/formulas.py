@@ -250,3 +250,41 @@ def kl_k3(log_prob, behavior_log_prob):
 
 def clip_fraction(x, low, high, mask=None):
     return (mean_of([0.0 if low <= v <= high else 1.0 for v in kept(x, mask)]),)
+
+
+def next_beta(beta, kl, target_kl=0.01, increment=2.0, decrement=0.5):
+    out = []
+    for b, divergence in rows(beta, kl):
+        if divergence > 1.5 * target_kl:
+            b *= increment
+        elif divergence < target_kl / 1.5:
+            b *= decrement
+        out.append(b)
+    return (out,)
+
+
+def kl_adaptive_learning_rate(
+    learning_rate, kl, target_kl, factor, min_learning_rate, max_learning_rate
+):
+    out = []
+    for rate, divergence in rows(learning_rate, kl):
+        if divergence > 2 * target_kl:
+            rate /= factor
+        elif 0 < divergence < target_kl / 2:
+            rate *= factor
+        out.append(min(max(rate, min_learning_rate), max_learning_rate))
+    return (out,)
+
+
+def linear_schedule(fraction, start, end):
+    return ([(1 - f) * start + f * end for f in fraction.tolist()],)
+
+
+def exponential_schedule(fraction, start, end):
+    return ([math.exp((1 - f) * math.log(start) + f * math.log(end)) for f in fraction.tolist()],)
+
+
+def cosine_schedule(fraction, start, end):
+    """By the half angle: the share of ``start`` that is left is a squared cosine."""
+    left = [math.cos(math.pi * f / 2) ** 2 for f in fraction.tolist()]
+    return ([x * start + (1 - x) * end for x in left],)
