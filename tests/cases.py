@@ -88,6 +88,10 @@ _ACTION = {"action": ("normal", "B A")}
 _OTHER = {"other_loc": ("normal", "B A"), "other_scale": ("positive", "B A")}
 _LOGITS = {"logits": ("normal", "B A")}
 _RATIO = _of("normal", "B", "log_prob", "behavior_log_prob")
+_SURROGATE = _RATIO | _of("normal", "B", "advantage")
+_WEIGHTED = _SURROGATE | _of("normal", "B", "log_weight")
+_KL = {"kl": ("positive", "B")}
+_PROXIMAL = _RATIO | _of("normal", "B", "proximal_log_prob")
 _VALUES = _of("normal", "B", "value", "value_target")
 
 
@@ -204,11 +208,16 @@ CASES = [
     _case("linear_recurrence masked", _RECURRENCE | _MASK_T, ("x", "decay")),
     _case("linear_recurrence forward", _RECURRENCE, ("x", "decay"), fixed={"reverse": False}),
     _case(
-        "ppo_clip",
-        _RATIO | _of("normal", "B", "advantage"),
-        ("log_prob", "behavior_log_prob", "advantage"),
-        scalars=_EPSILON,
+        "policy_gradient", _of("normal", "B", "log_prob", "advantage"), ("log_prob", "advantage")
     ),
+    _case("ppo_clip", _SURROGATE, tuple(_SURROGATE), scalars=_EPSILON),
+    _case("ppo_clip weighted", _WEIGHTED, tuple(_WEIGHTED), scalars=_EPSILON),
+    _case("ppo_surrogate", _SURROGATE, tuple(_SURROGATE)),
+    _case("ppo_surrogate weighted", _WEIGHTED, tuple(_WEIGHTED)),
+    _case("ppo_kl_penalty", _SURROGATE | _KL, (*_SURROGATE, "kl"), scalars={"beta": 0.7}),
+    _case("ppo_kl_penalty weighted", _WEIGHTED | _KL, (*_WEIGHTED, "kl"), scalars={"beta": 0.7}),
+    _case("importance_correction", _PROXIMAL),
+    _case("importance_correction bounded", _PROXIMAL, scalars={"max_importance_ratio": 1.5}),
     _case("value_loss", _VALUES, ("value", "value_target")),
     _case("value_loss l1", _VALUES, ("value", "value_target"), fixed={"loss_type": "l1"}),
     _case("value_loss l2", _VALUES, ("value", "value_target"), fixed={"loss_type": "l2"}),
@@ -250,6 +259,13 @@ CASES = [
     _case("variance masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
     _case("standardize", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
     _case("standardize masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
+    _case(
+        "standardize exclude_dims",
+        _of("normal", "B T A", "x") | {"mask": ("mask", "B T A")},
+        ("x",),
+        fixed={"exclude_dims": [-1]},
+        **_BATCHWISE,
+    ),
     _case("explained_variance", _VALUES, **_BATCHWISE),
     _case("explained_variance masked", _VALUES | _MASK, **_BATCHWISE),
     _case("effective_sample_size", _of("normal", "B", "log_ratio"), **_BATCHWISE),

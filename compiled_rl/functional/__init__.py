@@ -31,7 +31,14 @@ from compiled_rl.functional.normal import (
     normal_mode,
     normal_sample,
 )
-from compiled_rl.functional.objectives import ppo_clip, value_loss
+from compiled_rl.functional.objectives import (
+    importance_correction,
+    policy_gradient,
+    ppo_clip,
+    ppo_kl_penalty,
+    ppo_surrogate,
+    value_loss,
+)
 from compiled_rl.functional.off_policy import retrace, upgo_return, vtrace
 from compiled_rl.functional.reduction import reduce, standardize, variance
 from compiled_rl.functional.returns import (
@@ -65,6 +72,7 @@ __all__ = [
     "explained_variance",
     "exponential_schedule",
     "gae",
+    "importance_correction",
     "kl_adaptive_learning_rate",
     "kl_k1",
     "kl_k3",
@@ -79,7 +87,10 @@ __all__ = [
     "normal_log_prob",
     "normal_mode",
     "normal_sample",
+    "policy_gradient",
     "ppo_clip",
+    "ppo_kl_penalty",
+    "ppo_surrogate",
     "reduce",
     "retrace",
     "standardize",
