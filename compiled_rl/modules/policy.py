@@ -59,5 +59,5 @@ class Policy(nn.Module):
     def act(self, observation: Tensor, generator: Optional[Generator] = None) -> ActionOutput:
         """Sample an action to store, with its log-probability, without gradients."""
         params = self.params(observation)
-        action = self.family.sample(params, self.family.draw_noise(params, generator))
-        return ActionOutput(action, self.family.log_prob(params, action))
+        noise = self.family.draw_noise(params, generator)
+        return ActionOutput(*self.family.sample_with_log_prob(params, noise))

@@ -1,0 +1,15 @@
+"""Distribution families: what a policy's parameters mean. No parameters, no state."""
+
+from compiled_rl.modules.families.base import Family, Params
+from compiled_rl.modules.families.continuous import Normal
+from compiled_rl.modules.families.discrete import Categorical, OneHotCategorical
+from compiled_rl.modules.families.lookup import family_of
+
+__all__ = [
+    "Categorical",
+    "Family",
+    "Normal",
+    "OneHotCategorical",
+    "Params",
+    "family_of",
+]
