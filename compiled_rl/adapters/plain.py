@@ -10,7 +10,6 @@ from torch.func import functional_call
 from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, keyword, unique
 from compiled_rl.modules import Policy
-from compiled_rl.modules.families import Family, Params, family_of
 
 Step = tuple[nn.Module, tuple[Key, ...], tuple[Key, ...]]
 
@@ -50,8 +49,6 @@ class PlainForm(nn.Module):
     def detached(self, data: Data, params: Any = None) -> Data:
         """``forward`` with the parameters held out: no gradient reaches them, inputs keep theirs.
 
-        The parameters are looked up at the call, so that ``functional_call`` around it works.
-
         Args:
             data: the inputs.
             params: to take instead of the network's own: by name, or a TensorDict of them.
@@ -59,6 +56,21 @@ class PlainForm(nn.Module):
         named: dict[str, Tensor] = dict(self.network.named_parameters())
         if params is not None:
             named = self._checked(flat_parameters(params), set(named))
+        return self._held_out(data, named)
+
+    def without(self, data: Data, names: frozenset[str]) -> Data:
+        """``forward`` with the parameters of these names held out, and with inputs held out, too.
+
+        Nothing is held out where there are no names.
+        """
+        if not names:
+            out: Data = self(data)
+            return out
+        named = {name: p for name, p in self.network.named_parameters() if name in names}
+        return self._held_out({key: x.detach() for key, x in data.items()}, named)
+
+    def _held_out(self, data: Data, named: dict[str, Tensor]) -> Data:
+        """The parameters come from the module at the call: a functional call around it works."""
         held = {f"network.{name}": parameter.detach() for name, parameter in named.items()}
         out: Data = functional_call(self, held, (data,))
         return out
@@ -96,18 +108,6 @@ class PlainForm(nn.Module):
             )
 
 
-class PlainPolicy(PlainForm):
-    """The plain form of a policy: its calls end in the parameters of a distribution family."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__(network, "")
-        self.family, self.param_keys, self.action_key, self.log_prob_key = _distribution(network)
-
-    def params(self, data: Data) -> Params:
-        """The distribution's parameters, from what ``forward`` returned."""
-        return tuple(data[key] for key in self.param_keys)
-
-
 def flat_parameters(params: Any) -> dict[str, Tensor]:
     """Parameters by their dotted names, from pairs, a mapping or a TensorDict."""
     if is_tensordict(params):
@@ -138,30 +138,6 @@ def _steps(network: nn.Module, out_key: Key) -> Sequence[Step]:
 
         return steps_of(network)
     return [(network, ("observation",), (out_key,))]
-
-
-def _distribution(network: nn.Module) -> tuple[Family, tuple[Key, ...], Key, Key]:
-    """Family, parameter keys in the family's order, action key and log-probability key."""
-    if isinstance(network, Policy):
-        names: tuple[Key, ...] = network.family.param_names
-        return network.family, names, "action", "action_log_prob"
-    if not hasattr(network, "in_keys"):
-        raise TypeError(
-            "`actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
-            f"got {type(network).__name__}"
-        )
-    from compiled_rl.adapters.tensordict import distribution_of
-
-    last: Any = distribution_of(network)
-    family = family_of(last.distribution_class)
-    keys = dict(zip(last.dist_keys, last.in_keys, strict=True))
-    if set(keys) != set(family.param_names):
-        raise TypeError(
-            f"`actor_network` must give {type(family).__name__} the parameters "
-            f"{list(family.param_names)}, got {list(keys)}"
-        )
-    params = tuple(keys[name] for name in family.param_names)
-    return family, params, last.dist_sample_keys[0], last.log_prob_key
 
 
 def _in_keys(wiring: Sequence[tuple[tuple[Key, ...], tuple[Key, ...]]]) -> tuple[Key, ...]:

@@ -1,16 +1,21 @@
 """What is known of TensorDict; imported only when a user hands one over."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import tensordict
 from tensordict.nn import (
+    CompositeDistribution,
     ProbabilisticTensorDictModule,
     TensorDictModuleBase,
     TensorDictSequential,
 )
 from torch import Tensor, nn
 
+from compiled_rl.adapters.fields import Key, joined
 from compiled_rl.adapters.plain import Step
+from compiled_rl.adapters.policy import Head, Heads
+from compiled_rl.modules import family_of
 
 
 def to_tensordict(tensors: dict[str, Tensor]) -> Any:
@@ -35,24 +40,60 @@ def steps_of(module: nn.Module) -> list[Step]:
     return [(leaf.module, tuple(leaf.in_keys), tuple(leaf.out_keys))]
 
 
-def distribution_of(module: nn.Module) -> ProbabilisticTensorDictModule:
+def tensordict_heads(network: nn.Module, out_keys: tuple[Key, ...]) -> Heads:
+    """The heads of the distribution with which a TensorDict policy ends.
+
+    Raises:
+        TypeError: there is no such distribution, or it needs a parameter that is not computed.
+    """
+    last = _distribution_of(network)
+    log_prob_keys = tuple(last.log_prob_keys)
+    if _is_composite(last.distribution_class):
+        return Heads(tuple(_composite_heads(last, out_keys)), log_prob_keys)
+    keys = dict(zip(last.dist_keys, last.in_keys, strict=True))
+    head = _head(last.distribution_class, last.distribution_kwargs, keys, last.dist_sample_keys[0])
+    return Heads((head,), log_prob_keys)
+
+
+def _head(distribution: Any, options: dict[str, Any], keys: dict[str, Key], action: Key) -> Head:
+    family = family_of(distribution, tuple(keys), **options)
+    if set(keys) != set(family.param_names):
+        raise TypeError(
+            f"`actor_network` must give {type(family).__name__} the parameters "
+            f"{list(family.param_names)}, got {list(keys)}"
+        )
+    return Head(family, tuple(keys[name] for name in family.param_names), action)
+
+
+def _is_composite(distribution: Any) -> bool:
+    return getattr(distribution, "func", distribution) is CompositeDistribution
+
+
+def _composite_heads(last: Any, out_keys: tuple[Key, ...]) -> Iterator[Head]:
+    """A head for each entry of the distribution's map, with what was computed for it."""
+    options = {**getattr(last.distribution_class, "keywords", {}), **last.distribution_kwargs}
+    names, extra = options.get("name_map") or {}, options.get("extra_kwargs") or {}
+    for name, distribution in options["distribution_map"].items():
+        prefix = joined(last.in_keys[0], name)
+        keys: dict[str, Key] = {
+            key[-1]: key for key in out_keys if isinstance(key, tuple) and key[:-1] == prefix
+        }
+        yield _head(distribution, extra.get(name, {}), keys, names.get(name, name))
+
+
+def _distribution_of(module: nn.Module) -> ProbabilisticTensorDictModule:
     """The one distribution with which a policy ends.
 
     Raises:
-        TypeError: there is none, or it is not the last, or it takes arguments of its own.
+        TypeError: there is none, or it is not the last.
     """
     last = list(module._module_iter())[-1] if isinstance(module, TensorDictSequential) else module
     if isinstance(last, TensorDictSequential):
-        return distribution_of(last)
+        return _distribution_of(last)
     if not isinstance(last, ProbabilisticTensorDictModule):
         raise TypeError(
             "`actor_network` must end in a ProbabilisticTensorDictModule, "
             f"got {type(last).__name__} at the end of {type(module).__name__}"
-        )
-    if last.distribution_kwargs:
-        raise TypeError(
-            "`actor_network` must have a distribution without arguments of its own, "
-            f"got distribution_kwargs {sorted(last.distribution_kwargs)}"
         )
     return last
 

@@ -295,6 +295,7 @@ class ValueEstimatorBase(KeyedModule):
         value: Tensor,
         log_prob: Tensor,
         mask: Optional[Tensor],
+        target_params: Optional[dict[str, Tensor]] = None,
     ) -> tuple[AdvantageOutput, Optional[Tensor]]:
         """For a loss that lent its critic and has called it already.
 
@@ -304,13 +305,15 @@ class ValueEstimatorBase(KeyedModule):
             value: of the states left.
             log_prob: of the recorded actions.
             mask: valid steps, bool ``[*B]``.
+            target_params: of the critic that values states entered; None: its own.
 
         Returns:
             Advantage and value target, and the mask without the steps that could not be estimated.
         """
         axes = time_among(self.name, batch, self.time_dim)
         with self._gradients():
-            values = self._values(data, axes, None, None, known=value.detach(), mask=mask)
+            known = value.detach()
+            values = self._values(data, axes, None, target_params, known=known, mask=mask)
             steps = self._steps(data, axes, values, log_prob.detach(), mask)
             output = self.estimate(steps)
         return output, None if steps.mask is None else steps.mask.reshape(log_prob.shape)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Optional
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy
+from compiled_rl.adapters.policy import joint_log_prob, one_or_several
 from compiled_rl.estimators.axes import Axes
 from compiled_rl.estimators.base import ValueEstimatorBase
 from compiled_rl.estimators.steps import Steps
@@ -85,7 +86,10 @@ class VTrace(ValueEstimatorBase):
         actor = PlainPolicy(actor_network)
         # Outside the module tree: its modules are those of a child already.
         object.__setattr__(self, "_actor", actor)
-        keys = {"action": actor.action_key, "sample_log_prob": actor.log_prob_key}
+        keys = {
+            "action": one_or_several(actor.action_keys),
+            "sample_log_prob": one_or_several(actor.log_prob_keys),
+        }
         own = {name: self.tensor_keys[name] for name in keys}
         unset = {name for name in keys if own[name] == self.default_keys[name]}
         self.default_keys |= keys
@@ -121,11 +125,10 @@ class VTrace(ValueEstimatorBase):
     ) -> Steps:
         log_prob = self._log_prob(data) if log_prob is None else log_prob
         steps = super()._steps(data, axes, values, log_prob, mask)
-        behavior_log_prob = self.require(data, "sample_log_prob")
+        behavior_log_prob = joint_log_prob(self.require_each(data, "sample_log_prob"), log_prob)
         return steps._replace(behavior_log_prob=axes.like(behavior_log_prob, steps.reward))
 
     def _log_prob(self, data: Data) -> Tensor:
         if self._actor is None:
             return self.require(data, "log_prob", "without an `actor_network`")
-        params = self._actor.params(self._actor.detached(data))
-        return self._actor.family.log_prob(params, self.require(data, "action"))
+        return self._actor.log_prob(self._actor.detached(data), self.require_each(data, "action"))

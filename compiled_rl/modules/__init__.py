@@ -3,6 +3,7 @@
 from compiled_rl.modules.coefficients import CoefficientModule
 from compiled_rl.modules.families import (
     Categorical,
+    Composite,
     Family,
     Normal,
     OneHotCategorical,
@@ -16,6 +17,7 @@ from compiled_rl.modules.heads import (
 )
 from compiled_rl.modules.normalizer import ObservationNormalizer
 from compiled_rl.modules.policy import ActionOutput, Policy
+from compiled_rl.modules.targets import frozen_copy
 
 __all__ = [
     "ActionOutput",
@@ -31,4 +33,5 @@ __all__ = [
     "StateIndependentScale",
     "ValueHead",
     "family_of",
+    "frozen_copy",
 ]

@@ -2,8 +2,9 @@
 
 from compiled_rl.modules.families.base import Family, Params
 from compiled_rl.modules.families.continuous import Normal
-from compiled_rl.modules.families.discrete import Categorical, OneHotCategorical
+from compiled_rl.modules.families.discrete import Categorical, Composite, OneHotCategorical
 from compiled_rl.modules.families.lookup import family_of
+from compiled_rl.modules.families.monte_carlo import monte_carlo_entropy, monte_carlo_kl
 
 __all__ = [
     "Categorical",
@@ -12,4 +13,6 @@ __all__ = [
     "OneHotCategorical",
     "Params",
     "family_of",
+    "monte_carlo_entropy",
+    "monte_carlo_kl",
 ]

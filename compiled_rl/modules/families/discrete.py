@@ -63,3 +63,7 @@ class OneHotCategorical(Categorical):
 
 def _one_hot(index: Tensor, params: Params) -> Tensor:
     return nn.functional.one_hot(index, params[0].shape[-1])
+
+
+class Composite(Family):
+    """."""

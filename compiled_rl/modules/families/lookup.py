@@ -12,7 +12,7 @@ _FAMILIES: dict[tuple[str, str], type[Family]] = {
 }
 
 
-def family_of(distribution: type | Family) -> Family:
+def family_of(distribution: type | Family, param_names=None, **options) -> Family:
     """The family that a distribution class stands for.
 
     Args:
