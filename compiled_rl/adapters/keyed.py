@@ -1,6 +1,6 @@
 """What losses and estimators share: inputs found by key, outputs given by name."""
 
-from typing import Any, ClassVar, Optional, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ class KeyedModule(CoefficientModule):
     ``networks``, and calls ``wire`` at the end of its constructor.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = ()
+    fields: tuple[Field, ...] = ()
     fixed: ClassVar[tuple[str, ...]] = ()  # attributes that are what they were made
     settable: ClassVar[tuple[str, ...]] = ("input",)  # the kinds of fields whose key may be set
     in_keys: tuple[Key, ...]

@@ -66,7 +66,9 @@ class PlainForm(nn.Module):
         if not names:
             out: Data = self(data)
             return out
-        named = {name: p for name, p in self.network.named_parameters() if name in names}
+        named: dict[str, Tensor] = {
+            name: p for name, p in self.network.named_parameters() if name in names
+        }
         return self._held_out({key: x.detach() for key, x in data.items()}, named)
 
     def _held_out(self, data: Data, named: dict[str, Tensor]) -> Data:

@@ -35,7 +35,7 @@ class VTrace(ValueEstimatorBase):
     Reference: Espeholt et al. 2018, arXiv:1802.01561, eq. 1 and section 4.2.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         *ValueEstimatorBase.fields,
         Field("action", "action", "input", "[*B, T, ...]", "the recorded action, as sampled"),
         Field("sample_log_prob", "action_log_prob", "input", "[*B, T]", "its log-probability then"),

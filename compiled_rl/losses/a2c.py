@@ -30,6 +30,7 @@ class A2CLoss(ActorCriticLoss):
         critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``.
         entropy_bonus: whether there is a ``loss_entropy``; there is none either where
             ``entropy_coeff`` is zero.
+        clip_value: bound on the value's distance from the stored value; None: no bound.
         **options: see ``ActorCriticLoss``.
 
     Raises:
@@ -40,7 +41,7 @@ class A2CLoss(ActorCriticLoss):
     Reference: Mnih et al. 2016, arXiv:1602.01783, algorithm S3.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         *INPUTS,
         Field("loss_objective", "loss_objective", "output", "[]", "the policy's loss"),
         Field("loss_critic", "loss_critic", "output", "[]", "weighted value loss"),
@@ -54,12 +55,17 @@ class A2CLoss(ActorCriticLoss):
         critic_network: Optional[nn.Module] = None,
         *,
         entropy_bonus: bool = True,
+        clip_value: Optional[float | Tensor] = None,
         **options: Unpack[EntropyOptions],
     ) -> None:
         coefficients = (options.get("entropy_coeff"), options.get("entropy_coef"))
         off = any(isinstance(x, float | int) and x == 0 for x in coefficients)
         super().__init__(
-            actor_network, critic_network, entropy_bonus=entropy_bonus and not off, **options
+            actor_network,
+            critic_network,
+            entropy_bonus=entropy_bonus and not off,
+            clip_value=clip_value,
+            **options,
         )
 
     def policy_terms(self, data: Data, policy: Data, steps: Steps) -> dict[str, Tensor]:

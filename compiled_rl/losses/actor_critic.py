@@ -52,7 +52,6 @@ class ActorCriticOptions(TypedDict, total=False):
     """The keyword arguments of every loss of an actor and a critic; see ``ActorCriticLoss``."""
 
     loss_critic_type: Literal["l1", "l2", "smooth_l1"]
-    clip_value: Optional[float | bool | Tensor]
     separate_losses: bool
     functional: bool
     reduction: Optional[Literal["none", "mean", "sum"]]
@@ -66,9 +65,8 @@ class ActorCriticOptions(TypedDict, total=False):
 
 
 class EntropyOptions(ActorCriticOptions, total=False):
-    """Those of a loss with an entropy bonus, too."""
+    """Those of a loss with an entropy bonus, too, but for ``entropy_bonus`` itself."""
 
-    entropy_bonus: bool
     samples_mc_entropy: int
     entropy_coeff: Optional[float | Mapping[Key, float]]
     entropy_coef: Optional[float | Mapping[Key, float]]
@@ -220,11 +218,10 @@ class ActorCriticLoss(LossModule):
         """One coefficient for all heads, or one a head."""
         coefficient = 0.01 if coefficient is None else coefficient
         heads = self._actor.action_keys
+        named: dict[str, Any] = {"entropy_coeff": coefficient}
         if isinstance(coefficient, Mapping):
             named = by_head(self.name, coefficient, heads)
-        elif isinstance(coefficient, float | int | Tensor):
-            named = {"entropy_coeff": coefficient}
-        else:
+        elif not isinstance(coefficient, float | int | Tensor):
             raise TypeError(
                 f"{self.name}: `entropy_coeff` must be a float or a mapping by head, "
                 f"got {coefficient!r}"
@@ -327,11 +324,11 @@ class ActorCriticLoss(LossModule):
         (advantage, value_target), mask = self._value_estimator.within(
             policy, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()
         )
-        values = {name: found[name] for name in ("value", "old_value") if name in found}
-        found = {"advantage": advantage, "value_target": value_target, **values}
-        return self._aligned(log_prob, mask, found)
+        terms = {"advantage": advantage, "value_target": value_target}
+        terms |= {name: found[name] for name in ("value", "old_value") if name in found}
+        return self._aligned(log_prob, mask, terms)
 
-    def _aligned(self, log_prob: Tensor, mask: Optional[Tensor], found: Data) -> Steps:
+    def _aligned(self, log_prob: Tensor, mask: Optional[Tensor], found: dict[str, Tensor]) -> Steps:
         trailing = found["advantage"].dim() - log_prob.dim()
         aligned = self.per_step(log_prob.shape, **found)
         return Steps(log_prob, **aligned, mask=mask, trailing=trailing)
@@ -399,7 +396,7 @@ def _check_distance(owner: str, kind: Any) -> Any:
     return kind
 
 
-def _check_clip_value(owner: str, bound: Any) -> Optional[float | Tensor]:
+def _check_clip_value(owner: str, bound: Any) -> Any:
     """A bound, or None for none."""
     if bound is None or bound is False:
         return None

@@ -38,8 +38,9 @@ _VARIANCE = Field("explained_variance", "explained_variance", "metric", "[]", "o
 
 
 class PPOOptions(EntropyOptions, total=False):
-    """The keyword arguments of every PPO loss; see ``PPOLoss`` and ``ActorCriticLoss``."""
+    """The keyword arguments of every PPO loss but ``clip_value``; see ``PPOLoss``."""
 
+    entropy_bonus: bool
     log_explained_variance: bool
     normalize_advantage: bool
     normalize_advantage_exclude_dims: Sequence[int]
@@ -83,6 +84,7 @@ class PPOLoss(ActorCriticLoss):
         critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
             None: no ``loss_critic``, and ``advantage`` must be given.
         entropy_bonus: whether there is a ``loss_entropy``.
+        clip_value: bound on the value's distance from the stored value; None or False: no bound.
         log_explained_variance: whether the critic's is among the metrics.
         normalize_advantage: shift and scale the advantages over the valid steps of the batch.
         normalize_advantage_exclude_dims: dimensions of the advantage, as it is given, along which
@@ -103,7 +105,7 @@ class PPOLoss(ActorCriticLoss):
     al. 2021, arXiv:2110.00641, eq. 4.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         *INPUTS,
         Field("loss_objective", "loss_objective", "output", "[]", "the surrogate"),
         *ENTROPY,
@@ -127,6 +129,7 @@ class PPOLoss(ActorCriticLoss):
         critic_network: Optional[nn.Module] = None,
         *,
         entropy_bonus: bool = True,
+        clip_value: Optional[float | bool | Tensor] = None,
         log_explained_variance: bool = True,
         normalize_advantage: bool = False,
         normalize_advantage_exclude_dims: Sequence[int] = (),
@@ -137,7 +140,8 @@ class PPOLoss(ActorCriticLoss):
         for name in ("critic_coeff", "critic_coef"):
             if options.get(name) == 0:
                 options[name] = None
-        super().__init__(actor_network, critic_network, entropy_bonus=entropy_bonus, **options)
+        networks = (actor_network, critic_network)
+        super().__init__(*networks, clip_value=clip_value, entropy_bonus=entropy_bonus, **options)
         self.normalize_advantage = normalize_advantage
         self.normalize_advantage_exclude_dims = tuple(normalize_advantage_exclude_dims)
         self.log_explained_variance = log_explained_variance
@@ -236,7 +240,7 @@ class ClipPPOLoss(PPOLoss):
     arXiv:2503.14476, eq. 10.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         *INPUTS,
         Field("loss_objective", "loss_objective", "output", "[]", "the clipped surrogate"),
         Field("clip_fraction", "clip_fraction", "output", "[]", "share of clipped ratios"),
@@ -330,6 +334,7 @@ class KLPENPPOLoss(PPOLoss):
         samples_mc_kl: samples that estimate a divergence without a formula, at least 1. Their
             noise is drawn, unless it is given as ``kl_noise``.
         adapt_beta: whether ``beta`` moves.
+        clip_value: bound on the value's distance from the stored value; None or False: no bound.
         **options: see ``PPOLoss`` and ``ActorCriticLoss``.
 
     Raises:
@@ -340,7 +345,7 @@ class KLPENPPOLoss(PPOLoss):
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 8 and sec. 4.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         *INPUTS,
         Field("loss_objective", "loss_objective", "output", "[]", "the penalised surrogate"),
         Field("kl", "kl", "output", "[]", "mean KL(old || new) in nats"),
@@ -366,6 +371,7 @@ class KLPENPPOLoss(PPOLoss):
         decrement: float = 0.5,
         samples_mc_kl: int = 1,
         adapt_beta: bool = True,
+        clip_value: Optional[float | bool | Tensor] = None,
         **options: Unpack[PPOOptions],
     ) -> None:
         name = type(self).__name__
@@ -373,7 +379,7 @@ class KLPENPPOLoss(PPOLoss):
         check_range(name, "beta", beta, "at least 0", lambda x: x >= 0)
         check_range(name, "increment", increment, "at least 1", lambda x: x >= 1)
         check_range(name, "decrement", decrement, "in (0, 1]", lambda x: 0 < x <= 1)
-        super().__init__(actor_network, critic_network, **options)
+        super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
         self.samples_mc_kl = check_count(name, "samples_mc_kl", samples_mc_kl)
         self.adapt_beta = adapt_beta
         rule = {"dtarg": dtarg, "increment": increment, "decrement": decrement}

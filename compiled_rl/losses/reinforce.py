@@ -25,6 +25,7 @@ class ReinforceLoss(ActorCriticLoss):
             ``TensorDictModule``. None: none, and ``advantage`` must be given, such as the return.
         delay_value: whether states entered are valued by a frozen copy of the critic,
             ``target_critic_network``, which a target-network updater moves.
+        clip_value: bound on the value's distance from the stored value; None: no bound.
         **options: see ``ActorCriticLoss``.
 
     Raises:
@@ -35,7 +36,7 @@ class ReinforceLoss(ActorCriticLoss):
     Reference: Williams 1992, Machine Learning 8, sec. 4.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         *INPUTS,
         Field("loss_actor", "loss_actor", "output", "[]", "the policy's loss"),
         Field("loss_value", "loss_value", "output", "[]", "value loss"),
@@ -50,9 +51,10 @@ class ReinforceLoss(ActorCriticLoss):
         critic_network: Optional[nn.Module] = None,
         *,
         delay_value: bool = False,
+        clip_value: Optional[float | Tensor] = None,
         **options: Unpack[ActorCriticOptions],
     ) -> None:
-        super().__init__(actor_network, critic_network, **options)
+        super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
         self.delay_value = delay_value
         if delay_value:
             if self.critic_network is None:
