@@ -9,10 +9,11 @@ from compiled_rl.modules.families import Family, Params, family_of
 
 
 class ActionOutput(NamedTuple):
-    """An action as it is stored, and its log-probability ``[*B]``."""
+    """An action as it is stored, its log-probability ``[*B]``, and what it was drawn from."""
 
     action: Tensor
     log_prob: Tensor
+    params: Params
 
 
 class Policy(nn.Module):
@@ -60,4 +61,4 @@ class Policy(nn.Module):
         """Sample an action to store, with its log-probability, without gradients."""
         params = self.params(observation)
         noise = self.family.draw_noise(params, generator)
-        return ActionOutput(*self.family.sample_with_log_prob(params, noise))
+        return ActionOutput(*self.family.sample_with_log_prob(params, noise), params)

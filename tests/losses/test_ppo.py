@@ -316,7 +316,7 @@ def test_the_largest_ratio_is_that_of_a_valid_step():
     nn.init.zeros_(network[0].bias)
     policy = Policy(network, Normal)
     observation, mask = torch.randn(5, OBSERVATION), torch.tensor([True, True, False, True, True])
-    action, log_prob = policy.act(observation)
+    action, log_prob, _ = policy.act(observation)
     outputs = ClipPPOLoss(policy)(
         observation=observation,
         action=action,
