@@ -3,8 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torchrl.modules import IndependentNormal
-from torchrl.modules import OneHotCategorical as TorchRLOneHotCategorical
 
 from compiled_rl import GAE, ObservationNormalizer, Policy, ValueHead
 from compiled_rl.modules import (
@@ -15,7 +13,6 @@ from compiled_rl.modules import (
     OneHotCategorical,
     StateDependentScale,
     StateIndependentScale,
-    family_of,
 )
 
 
@@ -92,19 +89,6 @@ def test_the_deployed_action_is_rescaled_and_the_stored_one_is_not():
 def test_bounds_that_make_no_sense(bounds):
     with pytest.raises(ValueError, match="`low` and `high` must be finite, of one shape"):
         ActionRescaler(*[torch.tensor(x) for x in bounds])
-
-
-def test_families_are_looked_up():
-    for distribution, family in (
-        (torch.distributions.Categorical, Categorical),
-        (torch.distributions.OneHotCategorical, OneHotCategorical),
-        (TorchRLOneHotCategorical, OneHotCategorical),
-        (IndependentNormal, Normal),
-        (Normal, Normal),
-    ):
-        assert type(family_of(distribution)) is family
-    with pytest.raises(TypeError, match=r"`distribution` must be .*, got torch.Beta"):
-        family_of(torch.distributions.Beta)
 
 
 def test_a_zero_output_is_a_scale_of_one():
