@@ -618,8 +618,6 @@ def test_bad_arguments(arguments, kind, sentence):
 def test_networks_of_no_known_kind():
     with pytest.raises(TypeError, match="`actor_network` must be a Policy or a Prob"):
         ClipPPOLoss(mlp(2), mlp(1))
-    with pytest.raises(TypeError, match=r"`distribution` must be .* got torch.Normal"):
-        Policy(mlp(2), torch.distributions.Normal)
     actor, critic = plain_networks("normal")
 
     class Overridden(TensorDictModule):
@@ -709,19 +707,9 @@ def refused_networks():
     partial = TensorDictSequential(
         TensorDictModule(critic, ["observation"], ["state_value"]), partial_tolerant=True
     )
-    bounded = ProbabilisticTensorDictSequential(
-        TensorDictModule(actor.network, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"],
-            ["action"],
-            distribution_class=IndependentNormal,
-            distribution_kwargs={"tanh_loc": True},
-        ),
-    )
     return [
         (actor, hooked, "TensorDictModule has no plain form: its forward is overridden or hooked"),
         (actor, partial, "TensorDictSequential has no plain form: it is partial_tolerant"),
-        (bounded, critic, r"without arguments of its own, got distribution_kwargs \['tanh_loc'\]"),
         (actor, torch.tanh, "`critic_network` must be an nn.Module or None, got builtin"),
     ]
 
