@@ -18,7 +18,7 @@ from compiled_rl.adapters.policy import Head, Heads
 from compiled_rl.modules import family_of
 
 
-def to_tensordict(tensors: dict[str, Tensor]) -> Any:
+def to_tensordict(tensors: dict[Key, Tensor]) -> Any:
     """A TensorDict without batch dimensions, as losses return it."""
     return tensordict.TensorDict(tensors, [])
 
