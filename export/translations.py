@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # onnxscript reads these functions as a language of its own.
-"""Operators of ours in ONNX: the recurrence over time is a ``Scan``."""
+"""Operators that ONNX has not: the recurrence over time is a ``Scan``."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, Union
@@ -49,6 +49,24 @@ def _linear_recurrence(x: Any, decay: Any, time_dim: int, reverse: bool) -> Any:
     return op.Transpose(_scan(x, decay, **directions), perm=back)
 
 
+@script()
+def _erfinv(y: TFloat) -> TFloat:
+    """Winitzki's formula, then Halley's method on ``Erf``, which gains all of float32's digits."""
+    a = op.CastLike(op.Constant(value_float=0.147), y)
+    half = op.CastLike(op.Constant(value_float=0.5), y)
+    one = op.CastLike(op.Constant(value_float=1.0), y)
+    pi = op.CastLike(op.Constant(value_float=3.14159265), y)
+    slope = op.CastLike(op.Constant(value_float=1.12837917), y)
+    log = op.Log((one - y) * (one + y))
+    t = one / (half * pi * a) + half * log
+    x = op.Sign(y) * op.Sqrt(op.Sqrt(t * t - log / a) - t)
+    d = op.Erf(x) - y
+    x = x - d / (slope * op.Exp(-x * x) + x * d)
+    d = op.Erf(x) - y
+    return x - d / (slope * op.Exp(-x * x) + x * d)
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.compiled_rl.linear_recurrence.default: _linear_recurrence,
+    torch.ops.aten.erfinv.default: _erfinv,
 }

@@ -213,14 +213,14 @@ def _fresh_inputs(
 
 
 def _fresh(example: Tensor, shape: Sequence[int], generator: Generator) -> Tensor:
-    """Random values of the example's kind: what is not negative stays within its range."""
+    """Random values of the example's kind: what keeps its sign stays within its range."""
     if example.dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     if not example.is_floating_point():
         start, stop = int(example.min()), int(example.max()) + 1
         return torch.randint(start, stop, shape, generator=generator, dtype=example.dtype)
     low, high = float(example.min()), float(example.max())
-    if 0 <= low < high:
+    if low < high and (low >= 0 or high <= 0):
         uniform = torch.rand(shape, generator=generator, dtype=example.dtype)
         return low + uniform * (high - low)
     normal = torch.randn(shape, generator=generator, dtype=example.dtype)

@@ -10,12 +10,14 @@ from compiled_rl import functional
 from tests.oracles import estimators, formulas
 
 ACTIONS = 3
+NVEC = [2, 3]
 
 
 class Case(NamedTuple):
     """A function, its oracle, and its inputs: ``name: (kind, axes)``.
 
-    Kinds are those of ``draw``; axes are ``B`` (batch), ``T`` (time) and ``A`` (actions, agents).
+    Kinds are those of ``draw``; axes are ``B`` (batch), ``T`` (time), ``A`` (actions,
+    agents), ``K`` (categorical actions side by side) and ``N`` (the classes of all of them).
     """
 
     name: str
@@ -39,7 +41,7 @@ class Case(NamedTuple):
     ) -> dict[str, Tensor]:
         """Fresh inputs."""
         generator = Generator().manual_seed(seed + 100 * batch + time)
-        sizes = {"B": batch, "T": time, "A": ACTIONS}
+        sizes = {"B": batch, "T": time, "A": ACTIONS, "K": len(NVEC), "N": sum(NVEC)}
         return {
             name: draw(kind, [sizes[axis] for axis in axes.split()], dtype, generator)
             for name, (kind, axes) in self.inputs.items()
@@ -61,13 +63,21 @@ def draw(kind: str, shape: list[int], dtype: torch.dtype, generator: Generator) 
         return mask
     if kind == "index":
         return torch.randint(ACTIONS, shape, generator=generator)
+    if kind == "binary":
+        return torch.randint(2, shape, generator=generator)
+    if kind == "multi-one-hot":
+        parts = [draw("one-hot", [*shape[:-1], n], dtype, generator) for n in NVEC]
+        return torch.cat(parts, -1)
     if kind == "one-hot":
-        index = torch.randint(ACTIONS, shape[:-1], generator=generator)
-        return torch.nn.functional.one_hot(index, ACTIONS).to(dtype)
+        index = torch.randint(shape[-1], shape[:-1], generator=generator)
+        return torch.nn.functional.one_hot(index, shape[-1]).to(dtype)
     if kind == "uniform":
         return torch.rand(shape, generator=generator, dtype=dtype)
     normal = torch.randn(shape, generator=generator, dtype=dtype)
-    return normal.abs() / 2 + 0.5 if kind == "positive" else normal
+    if kind == "normal":
+        return normal
+    positive = normal.abs() / 2 + 0.5
+    return {"positive": positive, "below": -positive, "above": 1 + positive}[kind]
 
 
 def _of(kind: str, axes: str, *names: str) -> dict[str, tuple[str, str]]:
@@ -87,6 +97,11 @@ _NORMAL = {"loc": ("normal", "B A"), "scale": ("positive", "B A")}
 _ACTION = {"action": ("normal", "B A")}
 _OTHER = {"other_loc": ("normal", "B A"), "other_scale": ("positive", "B A")}
 _LOGITS = {"logits": ("normal", "B A")}
+_LOW_HIGH = {"low": ("below", "B A"), "high": ("above", "B A")}
+_INSIDE = {"action": ("uniform", "B A")}
+_BOUNDED = ("loc", "scale", "low", "high")
+_MANY = {"logits": ("normal", "B N")}
+_HEADS = {"fixed": {"nvec": NVEC}}
 _RATIO = _of("normal", "B", "log_prob", "behavior_log_prob")
 _SURROGATE = _RATIO | _of("normal", "B", "advantage")
 _WEIGHTED = _SURROGATE | _of("normal", "B", "log_weight")
@@ -240,6 +255,54 @@ CASES = [
     ),
     _case("categorical_mode", _LOGITS),
     _case("categorical_sample", _LOGITS | _of("uniform", "B A", "noise")),
+    _case("tanh_normal_log_prob", _INSIDE | _NORMAL | _LOW_HIGH, ("action", *_BOUNDED)),
+    _case("tanh_normal_mode", {"loc": ("normal", "B A")} | _LOW_HIGH, ("loc", "low", "high")),
+    *[
+        _case(
+            name,
+            _NORMAL | _of("normal", "B A", "noise") | _LOW_HIGH,
+            (*_BOUNDED, "noise"),
+        )
+        for name in ("tanh_normal_sample", "tanh_normal_sample_with_log_prob")
+    ],
+    _case("truncated_normal_log_prob", _INSIDE | _NORMAL | _LOW_HIGH, ("action", *_BOUNDED)),
+    _case("truncated_normal_entropy", _NORMAL | _LOW_HIGH, _BOUNDED),
+    _case("truncated_normal_mode", {"loc": ("normal", "B A")} | _LOW_HIGH, ("loc", "low", "high")),
+    _case(
+        "truncated_normal_sample",
+        _NORMAL | _of("uniform", "B A", "noise") | _LOW_HIGH,
+        (*_BOUNDED, "noise"),
+    ),
+    _case(
+        "deterministic_log_prob",
+        _of("normal", "B A", "action", "param"),
+        scalars={"atol": 1.5, "rtol": 0.5},
+    ),
+    _case("bernoulli_log_prob", {"action": ("binary", "B A")} | _LOGITS, ("logits",)),
+    _case("bernoulli_entropy", _LOGITS, ("logits",)),
+    _case(
+        "bernoulli_kl", _LOGITS | _of("normal", "B A", "other_logits"), ("logits", "other_logits")
+    ),
+    _case("bernoulli_mode", _LOGITS),
+    _case("bernoulli_sample", _LOGITS | _of("uniform", "B A", "noise")),
+    _case(
+        "multi_categorical_log_prob", {"action": ("binary", "B K")} | _MANY, ("logits",), **_HEADS
+    ),
+    _case(
+        "multi_categorical_log_prob one-hot",
+        {"action": ("multi-one-hot", "B N")} | _MANY,
+        ("logits",),
+        **_HEADS,
+    ),
+    _case("multi_categorical_entropy", _MANY, ("logits",), **_HEADS),
+    _case(
+        "multi_categorical_kl",
+        _MANY | _of("normal", "B N", "other_logits"),
+        ("logits", "other_logits"),
+        **_HEADS,
+    ),
+    _case("multi_categorical_mode", _MANY, **_HEADS),
+    _case("multi_categorical_sample", _MANY | _of("uniform", "B N", "noise"), **_HEADS),
     _case("reduce", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
     _case("reduce mean masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
     _case(

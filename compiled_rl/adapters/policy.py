@@ -89,7 +89,7 @@ class PlainPolicy(PlainForm):
         )
 
     def noise_key(self, head: Head, quantity: str) -> Key:
-        """Of one head: ``[*B, samples, ...]`` as ``draw_noise`` draws it, drawn if not given."""
+        """Of one head: one noise a sample, stacked along the last axis; drawn if not given."""
         name = f"{quantity}_noise"
         return name if len(self.heads) == 1 else joined(name, head.action_key)
 

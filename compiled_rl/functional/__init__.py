@@ -10,6 +10,13 @@ from compiled_rl.functional.advantages import (
     td1_advantage,
     td_lambda_advantage,
 )
+from compiled_rl.functional.bernoulli import (
+    bernoulli_entropy,
+    bernoulli_kl,
+    bernoulli_log_prob,
+    bernoulli_mode,
+    bernoulli_sample,
+)
 from compiled_rl.functional.categorical import (
     categorical_entropy,
     categorical_kl,
@@ -17,12 +24,20 @@ from compiled_rl.functional.categorical import (
     categorical_mode,
     categorical_sample,
 )
+from compiled_rl.functional.deterministic import deterministic_log_prob
 from compiled_rl.functional.metrics import (
     clip_fraction,
     effective_sample_size,
     explained_variance,
     kl_k1,
     kl_k3,
+)
+from compiled_rl.functional.multi_categorical import (
+    multi_categorical_entropy,
+    multi_categorical_kl,
+    multi_categorical_log_prob,
+    multi_categorical_mode,
+    multi_categorical_sample,
 )
 from compiled_rl.functional.normal import (
     normal_entropy,
@@ -55,10 +70,29 @@ from compiled_rl.functional.schedules import (
     linear_schedule,
     next_beta,
 )
+from compiled_rl.functional.tanh_normal import (
+    SampleOutput,
+    tanh_normal_log_prob,
+    tanh_normal_mode,
+    tanh_normal_sample,
+    tanh_normal_sample_with_log_prob,
+)
+from compiled_rl.functional.truncated_normal import (
+    truncated_normal_entropy,
+    truncated_normal_log_prob,
+    truncated_normal_mode,
+    truncated_normal_sample,
+)
 from compiled_rl.kernels import linear_recurrence
 
 __all__ = [
     "AdvantageOutput",
+    "SampleOutput",
+    "bernoulli_entropy",
+    "bernoulli_kl",
+    "bernoulli_log_prob",
+    "bernoulli_mode",
+    "bernoulli_sample",
     "categorical_entropy",
     "categorical_kl",
     "categorical_log_prob",
@@ -66,6 +100,7 @@ __all__ = [
     "categorical_sample",
     "clip_fraction",
     "cosine_schedule",
+    "deterministic_log_prob",
     "discounted_advantage",
     "discounted_return",
     "effective_sample_size",
@@ -79,6 +114,11 @@ __all__ = [
     "linear_recurrence",
     "linear_schedule",
     "multi_agent_gae",
+    "multi_categorical_entropy",
+    "multi_categorical_kl",
+    "multi_categorical_log_prob",
+    "multi_categorical_mode",
+    "multi_categorical_sample",
     "n_step_advantage",
     "n_step_return",
     "next_beta",
@@ -94,12 +134,20 @@ __all__ = [
     "reduce",
     "retrace",
     "standardize",
+    "tanh_normal_log_prob",
+    "tanh_normal_mode",
+    "tanh_normal_sample",
+    "tanh_normal_sample_with_log_prob",
     "td0_advantage",
     "td0_return",
     "td1_advantage",
     "td1_return",
     "td_lambda_advantage",
     "td_lambda_return",
+    "truncated_normal_entropy",
+    "truncated_normal_log_prob",
+    "truncated_normal_mode",
+    "truncated_normal_sample",
     "upgo_return",
     "value_loss",
     "variance",

@@ -8,7 +8,7 @@ from torch import Tensor
 from compiled_rl.kernels.checks import check_shape
 from compiled_rl.kernels.scalars import as_scalar
 
-__all__ = ["as_scalar", "coefficient", "where_valid"]
+__all__ = ["as_scalar", "coefficient", "resolution", "where_valid"]
 
 
 def coefficient(
@@ -31,3 +31,12 @@ def where_valid(mask: Optional[Tensor], x: Tensor) -> Tensor:
     if mask is None:
         return x
     return torch.where(mask, x, torch.zeros_like(x))
+
+
+def resolution(dtype: torch.dtype) -> float:
+    """The decimal resolution of a dtype; ``torch.finfo`` is not scriptable."""
+    if dtype == torch.float64:
+        return 1e-15
+    if dtype == torch.float16:
+        return 1e-3
+    return 1e-2 if dtype == torch.bfloat16 else 1e-6

@@ -102,3 +102,10 @@ def check_device(
             f"{function}: `{name}` must be on the device of `{reference_name}`, "
             f"got {x.device} and {reference.device}"
         )
+
+
+def check_shapes(function: str, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors whose shapes are not exactly the first's."""
+    name = list(tensors.keys())[0]  # noqa: RUF015  (TorchScript has no iterators)
+    for other, x in tensors.items():
+        check_shape(function, other, x, name, tensors[name])

@@ -1,6 +1,6 @@
 """Advantage actor-critic."""
 
-from typing import ClassVar, Optional, Unpack
+from typing import Optional, Unpack
 
 from torch import Tensor, nn
 

@@ -1,18 +1,22 @@
 """A policy is a network and a distribution family."""
 
-from typing import NamedTuple, Optional
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Generator, Tensor, nn
 
-from compiled_rl.modules.families import Family, Params, family_of
+from compiled_rl.modules.families import Action, Family, Params, family_of
 
 
 class ActionOutput(NamedTuple):
-    """An action as it is stored, and its log-probability ``[*B]``."""
+    """An action as it is stored (of ``Composite`` a dict), its log-probability ``[*B]``, and
+    the parameters that it was drawn from.
+    """
 
-    action: Tensor
+    action: Action
     log_prob: Tensor
+    params: Params
 
 
 class Policy(nn.Module):
@@ -29,7 +33,7 @@ class Policy(nn.Module):
         network: from an observation to the family's parameters: one tensor, or a tuple in the
             order of ``family.param_names``. Put an ``ObservationNormalizer`` first in it and it is
             trained, saved and exported with the policy.
-        family: a ``Family``, or a distribution class that ``family_of`` knows.
+        family: a ``Family``, or a distribution's class or function, as ``family_of`` takes it.
         rescale: from the stored action to the environment's, ``ActionRescaler`` for instance;
             None: they are the same.
 
@@ -37,7 +41,10 @@ class Policy(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, family: Family | type, rescale: Optional[nn.Module] = None
+        self,
+        network: nn.Module,
+        family: Family | Callable[..., Any],
+        rescale: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -49,15 +56,13 @@ class Policy(nn.Module):
         output = self.network(observation)
         return (output,) if isinstance(output, Tensor) else tuple(output)
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor) -> Action:
         """The deterministic action in the environment's units: what an artefact computes."""
-        action = self.rescale(self.family.mode(self.params(observation)))
-        assert isinstance(action, Tensor)
-        return action
+        return self.rescale(self.family.mode(self.params(observation)))
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: Optional[Generator] = None) -> ActionOutput:
         """Sample an action to store, with its log-probability, without gradients."""
         params = self.params(observation)
         noise = self.family.draw_noise(params, generator)
-        return ActionOutput(*self.family.sample_with_log_prob(params, noise))
+        return ActionOutput(*self.family.sample_with_log_prob(params, noise), params)

@@ -3,8 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torchrl.modules import IndependentNormal
-from torchrl.modules import OneHotCategorical as TorchRLOneHotCategorical
 
 from compiled_rl import GAE, ObservationNormalizer, Policy, ValueHead
 from compiled_rl.modules import (
@@ -15,7 +13,6 @@ from compiled_rl.modules import (
     OneHotCategorical,
     StateDependentScale,
     StateIndependentScale,
-    family_of,
 )
 
 
@@ -35,7 +32,7 @@ def policies() -> dict[str, Policy]:
 def test_a_policy_samples_what_it_says(kind):
     policy = policies()[kind]
     observation = torch.randn(5, 7, 4)
-    action, log_prob = policy.act(observation)
+    action, log_prob, _ = policy.act(observation)
     params = policy.params(observation)
     torch.testing.assert_close(policy.family.log_prob(params, action), log_prob)
     assert log_prob.shape == (5, 7)
@@ -82,7 +79,7 @@ def test_the_deployed_action_is_rescaled_and_the_stored_one_is_not():
     nn.init.constant_(policy.network[0].weight, 0)
     policy.network[0].bias.data = torch.tensor([0.5, 3.0])
     torch.testing.assert_close(policy(torch.zeros(1, 4)), torch.tensor([[1.0, 10.0]]))
-    action, log_prob = policy.act(torch.zeros(1000, 4))
+    action, log_prob, _ = policy.act(torch.zeros(1000, 4))
     assert (action > 1).any()
     expected = policy.family.log_prob(policy.params(torch.zeros(1000, 4)), action)
     torch.testing.assert_close(log_prob, expected.detach())
@@ -92,19 +89,6 @@ def test_the_deployed_action_is_rescaled_and_the_stored_one_is_not():
 def test_bounds_that_make_no_sense(bounds):
     with pytest.raises(ValueError, match="`low` and `high` must be finite, of one shape"):
         ActionRescaler(*[torch.tensor(x) for x in bounds])
-
-
-def test_families_are_looked_up():
-    for distribution, family in (
-        (torch.distributions.Categorical, Categorical),
-        (torch.distributions.OneHotCategorical, OneHotCategorical),
-        (TorchRLOneHotCategorical, OneHotCategorical),
-        (IndependentNormal, Normal),
-        (Normal, Normal),
-    ):
-        assert type(family_of(distribution)) is family
-    with pytest.raises(TypeError, match=r"`distribution` must be .*, got torch.Beta"):
-        family_of(torch.distributions.Beta)
 
 
 def test_a_zero_output_is_a_scale_of_one():

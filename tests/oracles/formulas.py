@@ -1,6 +1,8 @@
 """Recurrence, objectives, distributions, reductions and metrics."""
 
+import itertools
 import math
+from statistics import NormalDist
 
 from tests.oracles.estimators import valid
 
@@ -181,6 +183,194 @@ def categorical_sample(logits, noise):
         ]
         out.append(min(range(len(row)), key=clocks.__getitem__))
     return (out,)
+
+
+def squashed(x, low, high):
+    e = math.exp(2 * x)
+    return low + (high - low) * e / (e + 1)
+
+
+def tanh_normal_log_prob(action, loc, scale, low, high):
+    """Change of variables, with the slope of the squashing from the action itself."""
+
+    def log_density(y, m, s, lo, hi):
+        share = (y - lo) / (hi - lo)
+        x = math.log(share / (1 - share)) / 2
+        slope = 2 * (hi - lo) * share * (1 - share)
+        density = math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi))
+        return math.log(density / slope)
+
+    return (
+        [
+            sum(log_density(*z) for z in zip(*row, strict=True))
+            for row in rows(action, loc, scale, low, high)
+        ],
+    )
+
+
+def tanh_normal_mode(loc, low, high):
+    return ([[squashed(*z) for z in zip(*row, strict=True)] for row in rows(loc, low, high)],)
+
+
+def tanh_normal_sample(loc, scale, noise, low, high):
+    return tanh_normal_mode(loc + scale * noise, low, high)
+
+
+def tanh_normal_sample_with_log_prob(loc, scale, noise, low, high):
+    action = tanh_normal_sample(loc, scale, noise, low, high)
+    tensor = loc.new_tensor(action[0])
+    return (*action, *tanh_normal_log_prob(tensor, loc, scale, low, high))
+
+
+def share_inside(m, s, lo, hi):
+    """The normal's share between its bounds, and below the lower one: never quite 0 or 1."""
+    below, upto = (min(max(NormalDist(m, s).cdf(bound), 1e-6), 1 - 1e-6) for bound in (lo, hi))
+    return upto - below, below
+
+
+def truncated_normal_log_prob(action, loc, scale, low, high):
+    def log_density(y, m, s, lo, hi):
+        inside = lo <= y <= hi
+        return (
+            math.log(NormalDist(m, s).pdf(y) / share_inside(m, s, lo, hi)[0]) if inside else NEVER
+        )
+
+    return (
+        [
+            sum(log_density(*z) for z in zip(*row, strict=True))
+            for row in rows(action, loc, scale, low, high)
+        ],
+    )
+
+
+def truncated_normal_entropy(loc, scale, low, high):
+    """``log(Z s sqrt(2 pi))`` and half the second moment, which is of integrals by Simpson."""
+
+    def entropy(m, s, lo, hi, steps=4000):
+        share, normal, width = share_inside(m, s, lo, hi)[0], NormalDist(m, s), (hi - lo) / steps
+        moment = 0.0
+        for i in range(steps + 1):
+            x = lo + i * width
+            weight = 1 if i in (0, steps) else 4 if i % 2 else 2
+            moment += weight * width / 3 * normal.pdf(x) * ((x - m) / s) ** 2
+        exact = normal.cdf(hi) - normal.cdf(lo)
+        # One, where the density integrates to one.
+        return math.log(share * s * math.sqrt(2 * math.pi)) + (moment + share - exact) / share / 2
+
+    return (
+        [sum(entropy(*z) for z in zip(*row, strict=True)) for row in rows(loc, scale, low, high)],
+    )
+
+
+def truncated_normal_mode(loc, low, high):
+    return (
+        [
+            [min(max(m, lo + 1e-6), hi - 1e-6) for m, lo, hi in zip(*row, strict=True)]
+            for row in rows(loc, low, high)
+        ],
+    )
+
+
+def truncated_normal_sample(loc, scale, noise, low, high):
+    def sample(m, s, u, lo, hi):
+        share, below = share_inside(m, s, lo, hi)
+        return min(max(NormalDist(m, s).inv_cdf(below + u * share), lo), hi)
+
+    return (
+        [
+            [sample(*z) for z in zip(*row, strict=True)]
+            for row in rows(loc, scale, noise, low, high)
+        ],
+    )
+
+
+def deterministic_log_prob(action, param, atol=1e-6, rtol=1e-6):
+    out = []
+    for ys, ps in rows(action, param):
+        near = [abs(y - p) <= atol + rtol * abs(p) for y, p in zip(ys, ps, strict=True)]
+        out.append(0.0 if all(near) else NEVER)
+    return (out,)
+
+
+def yes(logit):
+    return 1 / (1 + math.exp(-logit))
+
+
+def bernoulli_log_prob(action, logits):
+    out = []
+    for row, odds in rows(action, logits):
+        chances = [yes(x) if a else 1 - yes(x) for a, x in zip(row, odds, strict=True)]
+        out.append(math.log(math.prod(chances)))
+    return (out,)
+
+
+def bernoulli_entropy(logits):
+    """That of the categorical distribution over all vectors of zeros and ones."""
+    return bernoulli_kl(logits, 0 * logits, -1.0, logits.shape[-1] * math.log(2))
+
+
+def bernoulli_kl(logits, other_logits, sign=1.0, offset=0.0):
+    out = []
+    for row, others in rows(logits, other_logits):
+        total = 0.0
+        for vector in itertools.product((0, 1), repeat=len(row)):
+            p, q = (
+                math.prod(yes(x) if v else 1 - yes(x) for v, x in zip(vector, odds, strict=True))
+                for odds in (row, others)
+            )
+            total += p * math.log(p / q)
+        out.append(offset + sign * total)
+    return (out,)
+
+
+def bernoulli_mode(logits):
+    return ([[1.0 if yes(x) > 0.5 else 0.0 for x in row] for row in logits.tolist()],)
+
+
+def bernoulli_sample(logits, noise):
+    """Odds against odds."""
+    return (
+        [
+            [1.0 if u < (1 - u) * math.exp(x) else 0.0 for x, u in zip(*row, strict=True)]
+            for row in rows(logits, noise)
+        ],
+    )
+
+
+def heads(tensor, nvec):
+    ends = list(itertools.accumulate(nvec))
+    return [tensor[:, end - n : end] for n, end in zip(nvec, ends, strict=True)]
+
+
+def summed(each):
+    return ([sum(row) for row in zip(*[x for (x,) in each], strict=True)],)
+
+
+def multi_categorical_log_prob(action, logits, nvec):
+    one_hot = action.shape == logits.shape
+    actions = heads(action, nvec) if one_hot else action.unbind(-1)
+    return summed(map(categorical_log_prob, actions, heads(logits, nvec)))
+
+
+def multi_categorical_entropy(logits, nvec):
+    return summed(map(categorical_entropy, heads(logits, nvec)))
+
+
+def multi_categorical_kl(logits, other_logits, nvec):
+    return summed(map(categorical_kl, heads(logits, nvec), heads(other_logits, nvec)))
+
+
+def multi_categorical_mode(logits, nvec):
+    each = [categorical_mode(part)[0] for part in heads(logits, nvec)]
+    return ([list(row) for row in zip(*each, strict=True)],)
+
+
+def multi_categorical_sample(logits, noise, nvec):
+    each = [
+        categorical_sample(part, u)[0]
+        for part, u in zip(heads(logits, nvec), heads(noise, nvec), strict=True)
+    ]
+    return ([list(row) for row in zip(*each, strict=True)],)
 
 
 def kept(x, mask):

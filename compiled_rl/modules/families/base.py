@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Any, Optional
 
+import torch
 from torch import Generator, Tensor, nn
 
 Params = tuple[Tensor, ...]
@@ -58,3 +59,47 @@ class Family(nn.Module):
     @abstractmethod
     def draw_noise(self, params: Params, generator: Optional[Generator] = None) -> Noise:
         """Noise for one sample."""
+
+
+def normal_like(x: Tensor, generator: Optional[Generator]) -> Tensor:
+    """Standard normal noise of the shape of ``x``."""
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+def uniform_like(x: Tensor, generator: Optional[Generator]) -> Tensor:
+    """Noise in [0, 1) of the shape of ``x``."""
+    return torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+def set_option(module: nn.Module, name: str, value: Tensor | float) -> None:
+    """A number stays what it is, exact in every dtype; a tensor becomes a buffer."""
+    if isinstance(value, int | float):
+        setattr(module, name, float(value))
+    else:
+        module.register_buffer(name, torch.as_tensor(value).detach().clone())
+
+
+def set_bounds(family: Family, low: Tensor | float, high: Tensor | float) -> None:
+    """Options ``low`` and ``high``, which must be finite and ordered."""
+    lower, upper = torch.as_tensor(low), torch.as_tensor(high)
+    if not bool((lower < upper).all() & lower.isfinite().all() & upper.isfinite().all()):
+        raise ValueError(
+            f"{type(family).__name__}: `low` and `high` must be finite and ordered, "
+            f"got {lower.tolist()} and {upper.tolist()}"
+        )
+    set_option(family, "low", low)
+    set_option(family, "high", high)
+
+
+def option_like(value: Tensor | float, x: Tensor) -> Tensor:
+    """An option as a tensor of the shape, dtype and device of ``x``."""
+    if isinstance(value, Tensor):
+        return value.to(x).expand_as(x)
+    return torch.full_like(x, value)
+
+
+def option_repr(module: nn.Module, *names: str) -> str:
+    """``name=value`` of each option."""
+    values = {name: getattr(module, name) for name in names}
+    plain = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in values.items()}
+    return ", ".join(f"{name}={value!r}" for name, value in plain.items())
