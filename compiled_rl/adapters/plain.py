@@ -61,11 +61,8 @@ class PlainForm(nn.Module):
     def without(self, data: Data, names: frozenset[str]) -> Data:
         """``forward`` with the parameters of these names held out, and with inputs held out, too.
 
-        Nothing is held out where there are no names.
+        Without names only the inputs are, which another network may have computed.
         """
-        if not names:
-            out: Data = self(data)
-            return out
         named: dict[str, Tensor] = {
             name: p for name, p in self.network.named_parameters() if name in names
         }
@@ -127,8 +124,12 @@ def select_valid(data: Data, mask: Optional[Tensor]) -> Data:
 def _select(x: Tensor, mask: Tensor) -> Tensor:
     if x.shape[: mask.dim()] != mask.shape:
         return x
-    valid = mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
-    return torch.where(valid, x, torch.zeros_like(x))
+    return torch.where(beside(mask, x), x, torch.zeros_like(x))
+
+
+def beside(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask with the axes that ``x`` has beyond it."""
+    return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
 
 
 def _steps(network: nn.Module, out_key: Key) -> Sequence[Step]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, Key, PlainPolicy, given, keyword
+from compiled_rl.adapters.plain import beside
 from compiled_rl.functional import (
     clip_fraction,
     effective_sample_size,
@@ -400,8 +401,8 @@ class KLPENPPOLoss(PPOLoss):
         self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
     ) -> dict[str, Tensor]:
         """The penalised surrogate; moves ``beta``."""
-        self._check_old(proximal)
-        divergence = self._actor.kl(proximal, policy, self.samples_mc_kl)
+        old = self._old(proximal, policy, steps.mask)
+        divergence = self._actor.kl(old, policy, self.samples_mc_kl)
         # Used before it moves, also by the gradient.
         beta: Any = self.beta.clone()
         log_probs = (ratio.log_prob, ratio.proximal)
@@ -420,6 +421,19 @@ class KLPENPPOLoss(PPOLoss):
         """
         kl = kl.to(self.beta.dtype)
         self.beta.copy_(next_beta(self.beta, kl, self.dtarg, self.increment, self.decrement))
+
+    def _old(self, proximal: Data, policy: Data, mask: Optional[Tensor]) -> Data:
+        """The old distribution's parameters; the new one's, detached, where a step is not valid.
+
+        What replaces such a step's record, zeros, may be no parameters: a scale of zero diverges.
+        """
+        self._check_old(proximal)
+        if mask is None:
+            return proximal
+        return proximal | {
+            key: torch.where(beside(mask, proximal[key]), proximal[key], policy[key].detach())
+            for key in self._actor.param_keys
+        }
 
     def _check_old(self, proximal: Data) -> None:
         for key in self._actor.param_keys:
