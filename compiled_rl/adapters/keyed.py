@@ -175,6 +175,7 @@ class KeyedModule(CoefficientModule):
                 f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
                 f"of the critic, whose outputs are {list(critic.out_keys)}"
             )
+        critic.keep([self.tensor_keys["value"]])
         return critic
 
     def require(self, data: Data, name: str, why: str = "") -> Tensor:
