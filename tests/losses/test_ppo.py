@@ -627,8 +627,8 @@ def test_bad_arguments(arguments, kind, sentence):
 def test_networks_of_no_known_kind():
     with pytest.raises(TypeError, match="`actor_network` must be a Policy or a Prob"):
         ClipPPOLoss(mlp(2), mlp(1))
-    with pytest.raises(TypeError, match=r"`distribution` must be .* got torch.Normal"):
-        Policy(mlp(2), torch.distributions.Normal)
+    with pytest.raises(TypeError, match=r"`distribution` must be .* got str"):
+        Policy(mlp(2), "normal")
     actor, critic = plain_networks("normal")
 
     class Overridden(TensorDictModule):
