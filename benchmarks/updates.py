@@ -7,7 +7,6 @@ compiled, as TorchRL's own scripts do it, with the Inductor options that ours ha
 there is the price of that recipe. ``plain`` computes no metrics.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
@@ -16,22 +15,21 @@ import torch
 import typer
 from rich.console import Console
 from tensordict import TensorDict
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-)
 from torch import Tensor, nn
-from torchrl.modules import IndependentNormal
 from torchrl.objectives import ClipPPOLoss as TorchRLClipPPOLoss
 
 from benchmarks.timing import Row, measure, one_thread, save, show
-from compiled_rl import ClipPPOLoss, Policy, UpdateStep
-from compiled_rl.modules import Normal, StateDependentScale
-
-OPTIONS = {"cpp.use_decompose_tanh": True, "fallback_random": True}
-BATCHES = (64, 256, 4096)
-Step = Callable[[], object]
+from benchmarks.workload import (
+    BATCHES,
+    OPTIONS,
+    Step,
+    first_call,
+    make_batch,
+    networks,
+    torchrl_networks,
+    total,
+)
+from compiled_rl import ClipPPOLoss, UpdateStep
 
 
 def main(quick: bool = False, json: Optional[Path] = None) -> None:
@@ -39,8 +37,9 @@ def main(quick: bool = False, json: Optional[Path] = None) -> None:
     one_thread()
     rows: list[Row] = []
     for batch in BATCHES:
-        contenders = _contenders(_batch(batch))
-        seconds = {name: _first_call(step) for name, step in contenders.items()}
+        data = make_batch(batch, torchrl_networks()[0]).exclude("loc", "scale")
+        contenders = _contenders(data)
+        seconds = {name: first_call(step) for name, step in contenders.items()}
         rows += measure("clip ppo update", str(batch), contenders, 20 if quick else 60)
         slow = {name: s for name, s in seconds.items() if "compiled" in name}
         Console().print(f"first call at batch {batch}: {slow}")
@@ -49,7 +48,7 @@ def main(quick: bool = False, json: Optional[Path] = None) -> None:
 
 
 def _contenders(data: TensorDict) -> dict[str, Step]:
-    tensors = {name: x for name, x in data.items() if name != "next"}
+    tensors = dict(data.items())
     return {
         "torchrl": _torchrl(data, compiled=False),
         "torchrl-compiled": _torchrl(data, compiled=True),
@@ -58,31 +57,6 @@ def _contenders(data: TensorDict) -> dict[str, Step]:
         "ours, compiled": _ours(tensors, "compiled"),
         "ours, compiled, TensorDict": _ours(data, "compiled"),
     }
-
-
-def _mlp(out: int, *last: nn.Module) -> nn.Sequential:
-    hidden = [nn.Linear(17, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]
-    return nn.Sequential(*hidden, nn.Linear(64, out), *last)
-
-
-def _networks() -> tuple[Policy, nn.Module]:
-    torch.manual_seed(0)
-    return Policy(_mlp(12, StateDependentScale()), Normal), _mlp(1)
-
-
-def _batch(size: int) -> TensorDict:
-    policy, _ = _networks()
-    observation = torch.randn(size, 17)
-    action, log_prob = policy.act(observation)
-    columns = {name: torch.randn(size, 1) for name in ("advantage", "value_target")}
-    return TensorDict(
-        {"observation": observation, "action": action, "action_log_prob": log_prob, **columns},
-        [size],
-    )
-
-
-def _total(outputs: Any) -> Tensor:
-    return outputs["loss_objective"] + outputs["loss_entropy"] + outputs["loss_critic"]
 
 
 def _by_hand(forward: Callable[[], Tensor], module: nn.Module) -> Step:
@@ -99,20 +73,13 @@ def _by_hand(forward: Callable[[], Tensor], module: nn.Module) -> Step:
 
 
 def _torchrl(data: TensorDict, compiled: bool) -> Step:
-    policy, critic = _networks()
-    actor = ProbabilisticTensorDictSequential(
-        TensorDictModule(policy.network, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"], ["action"], distribution_class=IndependentNormal
-        ),
-    )
-    loss = TorchRLClipPPOLoss(actor, TensorDictModule(critic, ["observation"], ["state_value"]))
+    loss = TorchRLClipPPOLoss(*torchrl_networks())
     call = torch.compile(loss, fullgraph=True, options=OPTIONS) if compiled else loss
-    return _by_hand(lambda: _total(call(data)), loss)
+    return _by_hand(lambda: total(call(data)), loss)
 
 
 def _plain(tensors: dict[str, Tensor]) -> Step:
-    policy, critic = _networks()
+    policy, critic = networks()
 
     def forward() -> Tensor:
         loc, scale = policy.network(tensors["observation"])
@@ -130,16 +97,10 @@ def _plain(tensors: dict[str, Tensor]) -> Step:
 
 
 def _ours(data: Any, mode: str) -> Step:
-    loss = ClipPPOLoss(*_networks())
+    loss = ClipPPOLoss(*networks())
     optimizer = torch.optim.Adam(loss.parameters(), lr=3e-4)
     step = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode=mode)
     return lambda: step(data)
-
-
-def _first_call(step: Step) -> str:
-    start = time.perf_counter()
-    step()
-    return f"{time.perf_counter() - start:.1f} s"
 
 
 if __name__ == "__main__":

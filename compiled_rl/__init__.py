@@ -7,8 +7,12 @@ tensordict nor onnx, and ``import compiled_rl.export.runtime`` does not load tor
 from importlib import import_module
 
 _HOME = {
+    "A2CLoss": "compiled_rl.losses",
     "ClipPPOLoss": "compiled_rl.losses",
+    "KLPENPPOLoss": "compiled_rl.losses",
     "LossModule": "compiled_rl.losses",
+    "PPOLoss": "compiled_rl.losses",
+    "ReinforceLoss": "compiled_rl.losses",
     "GAE": "compiled_rl.estimators",
     "MultiAgentGAE": "compiled_rl.estimators",
     "TD0Estimator": "compiled_rl.estimators",

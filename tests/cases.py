@@ -103,6 +103,10 @@ _BOUNDED = ("loc", "scale", "low", "high")
 _MANY = {"logits": ("normal", "B N")}
 _HEADS = {"fixed": {"nvec": NVEC}}
 _RATIO = _of("normal", "B", "log_prob", "behavior_log_prob")
+_SURROGATE = _RATIO | _of("normal", "B", "advantage")
+_WEIGHTED = _SURROGATE | _of("normal", "B", "log_weight")
+_KL = {"kl": ("positive", "B")}
+_PROXIMAL = _RATIO | _of("normal", "B", "proximal_log_prob")
 _VALUES = _of("normal", "B", "value", "value_target")
 
 
@@ -128,6 +132,14 @@ _RECURRENCE = _of("normal", "B T", "x") | _of("uniform", "B T", "decay")
 _SCALARS = {"gamma": 0.97, "lmbda": 0.9}
 _EPSILON = {"clip_epsilon_low": 0.3, "clip_epsilon_high": 0.2}
 _BOUNDS = {"low": -0.4, "high": 0.7}
+_BETA = {"target_kl": 0.4, "increment": 1.7, "decrement": 0.6}
+_RATE = {
+    "target_kl": 0.4,
+    "factor": 1.3,
+    "min_learning_rate": 0.2,
+    "max_learning_rate": 0.9,
+}
+_ENDS = {"start": 0.3, "end": 0.02}
 _FLOW = ("reward", "value", "next_value")
 _AHEAD = ("reward", "next_value")
 _GAMMA = {"gamma": 0.97}
@@ -211,11 +223,16 @@ CASES = [
     _case("linear_recurrence masked", _RECURRENCE | _MASK_T, ("x", "decay")),
     _case("linear_recurrence forward", _RECURRENCE, ("x", "decay"), fixed={"reverse": False}),
     _case(
-        "ppo_clip",
-        _RATIO | _of("normal", "B", "advantage"),
-        ("log_prob", "behavior_log_prob", "advantage"),
-        scalars=_EPSILON,
+        "policy_gradient", _of("normal", "B", "log_prob", "advantage"), ("log_prob", "advantage")
     ),
+    _case("ppo_clip", _SURROGATE, tuple(_SURROGATE), scalars=_EPSILON),
+    _case("ppo_clip weighted", _WEIGHTED, tuple(_WEIGHTED), scalars=_EPSILON),
+    _case("ppo_surrogate", _SURROGATE, tuple(_SURROGATE)),
+    _case("ppo_surrogate weighted", _WEIGHTED, tuple(_WEIGHTED)),
+    _case("ppo_kl_penalty", _SURROGATE | _KL, (*_SURROGATE, "kl"), scalars={"beta": 0.7}),
+    _case("ppo_kl_penalty weighted", _WEIGHTED | _KL, (*_WEIGHTED, "kl"), scalars={"beta": 0.7}),
+    _case("importance_correction", _PROXIMAL),
+    _case("importance_correction bounded", _PROXIMAL, scalars={"max_importance_ratio": 1.5}),
     _case("value_loss", _VALUES, ("value", "value_target")),
     _case("value_loss l1", _VALUES, ("value", "value_target"), fixed={"loss_type": "l1"}),
     _case("value_loss l2", _VALUES, ("value", "value_target"), fixed={"loss_type": "l2"}),
@@ -305,12 +322,30 @@ CASES = [
     _case("variance masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
     _case("standardize", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
     _case("standardize masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
+    _case(
+        "standardize exclude_dims",
+        _of("normal", "B T A", "x") | {"mask": ("mask", "B T A")},
+        ("x",),
+        fixed={"exclude_dims": [-1]},
+        **_BATCHWISE,
+    ),
     _case("explained_variance", _VALUES, **_BATCHWISE),
     _case("explained_variance masked", _VALUES | _MASK, **_BATCHWISE),
     _case("effective_sample_size", _of("normal", "B", "log_ratio"), **_BATCHWISE),
     _case("effective_sample_size masked", _of("normal", "B", "log_ratio") | _MASK, **_BATCHWISE),
     _case("kl_k1", _RATIO),
     _case("kl_k3", _RATIO),
+    _case("next_beta", _of("uniform", "B", "beta", "kl"), ("beta",), scalars=_BETA),
+    _case(
+        "kl_adaptive_learning_rate",
+        _of("uniform", "B", "learning_rate", "kl"),
+        ("learning_rate",),
+        scalars=_RATE,
+    ),
+    *[
+        _case(name, _of("uniform", "B", "fraction"), ("fraction",), scalars=_ENDS)
+        for name in ("linear_schedule", "exponential_schedule", "cosine_schedule")
+    ],
     _case("clip_fraction", _of("normal", "B", "x"), scalars=_BOUNDS, **_BATCHWISE),
     _case("clip_fraction masked", _of("normal", "B", "x") | _MASK, scalars=_BOUNDS, **_BATCHWISE),
 ]

@@ -35,7 +35,22 @@ def keyword(key: Key) -> str:
 
 def in_next(key: Key) -> Key:
     """The same entry of the state that was entered."""
-    return ("next", key) if isinstance(key, str) else ("next", *key)
+    return joined("next", key)
+
+
+def is_next(key: Key) -> bool:
+    """Whether it is an entry of the state that was entered."""
+    return isinstance(key, tuple) and key[0] == "next"
+
+
+def joined(*keys: Key) -> tuple[str, ...]:
+    """One key, nested, of several."""
+    return tuple(part for key in keys for part in ((key,) if isinstance(key, str) else key))
+
+
+def suffixed(key: Key, suffix: str) -> Key:
+    """The key with its last part prolonged."""
+    return key + suffix if isinstance(key, str) else (*key[:-1], key[-1] + suffix)
 
 
 def unique(keys: Iterable[Key]) -> tuple[Key, ...]:

@@ -1,6 +1,6 @@
 """What losses and estimators share: inputs found by key, outputs given by name."""
 
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -17,11 +17,13 @@ class KeyedModule(CoefficientModule):
     ``networks``, and calls ``wire`` at the end of its constructor.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = ()
+    fields: tuple[Field, ...] = ()
     fixed: ClassVar[tuple[str, ...]] = ()  # attributes that are what they were made
     settable: ClassVar[tuple[str, ...]] = ("input",)  # the kinds of fields whose key may be set
     in_keys: tuple[Key, ...]
     out_keys: tuple[Key, ...]
+    default_keys: dict[str, Any]  # a key, or a list of them where a policy has several heads
+    tensor_keys: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -31,6 +33,7 @@ class KeyedModule(CoefficientModule):
         super().__init__()
         self.default_keys = {f.name: f.key for f in self.fields if f.kind in self.settable}
         self.tensor_keys = dict(self.default_keys)
+        self._selected: tuple[str, ...] = ()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -65,14 +68,44 @@ class KeyedModule(CoefficientModule):
         self._forms = self.networks()
         roots = [key for network in self._forms for key in network.in_keys]
         nexts = [in_next(key) for key in roots]
-        read = [self.tensor_keys[field.name] for field in self.fields if field.kind == "input"]
+        inputs = [field.name for field in self.fields if field.kind == "input"]
+        read = [key for name in inputs for key in self.keys_of(name)]
         self.in_keys = unique([*roots, *read, *nexts, *self.other_keys()])
         computed = [field for field in self.fields if field.kind != "input"]
         given = [field for field in computed if field.name not in self.absent()]
-        self._given = tuple(field.name for field in given)
-        self.output_names = tuple(field.name for field in given if field.kind == "output")
+        self._given = self._selected or tuple(field.name for field in given)
+        outputs = tuple(field.name for field in given if field.kind == "output")
+        self._nested = {field.name: field.key for field in given if field.key != field.name}
+        self.output_names = self._selected or outputs
         self.out_keys = tuple(self.tensor_keys.get(name, name) for name in self.output_names)
         output_type(self.name, self.output_names)  # made now: a compiled call only finds it
+
+    def select_out_keys(self, *names: str) -> Self:
+        """Give these outputs only, in this order, in whatever form; metrics may be among them.
+
+        Raises:
+            ValueError: there is no such output; nothing is changed then.
+        """
+        self.reset_out_keys()
+        for name in names:
+            if name not in self._given:
+                raise ValueError(
+                    f"{self.name}: `{name}` is not an output; the outputs are {list(self._given)}"
+                )
+        self._selected = names
+        self.wire()
+        return self
+
+    def reset_out_keys(self) -> Self:
+        """Give every output again."""
+        self._selected = ()
+        self.wire()
+        return self
+
+    def keys_of(self, name: str) -> tuple[Key, ...]:
+        """The keys of the input ``name``: one, or as many as the policy has heads."""
+        key = self.tensor_keys[name]
+        return tuple(key) if isinstance(key, list) else (key,)
 
     def check_fresh(self) -> None:
         """Refuse to go on when a submodule of a network was replaced.
@@ -83,11 +116,12 @@ class KeyedModule(CoefficientModule):
         for network in self._forms:
             network.check_fresh()
 
-    def set_keys(self, **keys: Optional[Key]) -> None:
+    def set_keys(self, **keys: Any) -> None:
         """Say under which keys the tensors are found; None restores a default.
 
         What is read under ``"next"`` by default (``reward``, ``done``, ``terminated``) is read
-        there whatever its key. A refusal changes nothing.
+        there whatever its key. Of a policy with several heads, ``action`` and
+        ``sample_log_prob`` are lists of keys, one a head. A refusal changes nothing.
 
         Raises:
             KeyError: the critic has no output of the key given for ``value``.
@@ -108,9 +142,11 @@ class KeyedModule(CoefficientModule):
             self.tensor_keys = before
             raise
 
-    def _key(self, name: str, key: Optional[Key]) -> Key:
+    def _key(self, name: str, key: Any) -> Any:
         if key is None:
             return self.default_keys[name]
+        if isinstance(key, list) and len(key) == len(self.keys_of(name)) > 1:
+            return [self._key(name, one) for one in key]
         parts = key if isinstance(key, tuple) else (key,)
         if not all(isinstance(part, str) for part in parts):
             raise TypeError(
@@ -139,15 +175,21 @@ class KeyedModule(CoefficientModule):
                 f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
                 f"of the critic, whose outputs are {list(critic.out_keys)}"
             )
+        critic.keep([self.tensor_keys["value"]])
         return critic
 
     def require(self, data: Data, name: str, why: str = "") -> Tensor:
         """The input ``name``, or an error that says what is missing and what is there."""
-        key = self.tensor_keys[name]
-        if key not in data:
-            raise KeyError(
-                f"{self.name}: the key {key!r} for `{name}` was not found"
-                f"{why and ', needed ' + why}; "
-                f"the keys are {given(data)}"
-            )
-        return data[key]
+        (tensor,) = self.require_each(data, name, why)
+        return tensor
+
+    def require_each(self, data: Data, name: str, why: str = "") -> tuple[Tensor, ...]:
+        """The input ``name`` as ``require`` does it, of each head of the policy."""
+        for key in self.keys_of(name):
+            if key not in data:
+                raise KeyError(
+                    f"{self.name}: the key {key!r} for `{name}` was not found"
+                    f"{why and ', needed ' + why}; "
+                    f"the keys are {given(data)}"
+                )
+        return tuple(data[key] for key in self.keys_of(name))

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Optional
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy
+from compiled_rl.adapters.policy import joint_log_prob, one_or_several
 from compiled_rl.estimators.axes import Axes
 from compiled_rl.estimators.base import ValueEstimatorBase
 from compiled_rl.estimators.steps import Steps
@@ -34,7 +35,7 @@ class VTrace(ValueEstimatorBase):
     Reference: Espeholt et al. 2018, arXiv:1802.01561, eq. 1 and section 4.2.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
+    fields: tuple[Field, ...] = (
         *ValueEstimatorBase.fields,
         Field("action", "action", "input", "[*B, T, ...]", "the recorded action, as sampled"),
         Field("sample_log_prob", "action_log_prob", "input", "[*B, T]", "its log-probability then"),
@@ -76,7 +77,7 @@ class VTrace(ValueEstimatorBase):
             KeyError: the critic has no output of the key of ``value``.
             ValueError: the estimator has another critic of its own, or of another loss.
         """
-        super().lend(value_network)
+        super().lend(value_network, actor_network)
         if self.actor_network is None and actor_network is not None:
             self._use(actor_network)
 
@@ -85,7 +86,10 @@ class VTrace(ValueEstimatorBase):
         actor = PlainPolicy(actor_network)
         # Outside the module tree: its modules are those of a child already.
         object.__setattr__(self, "_actor", actor)
-        keys = {"action": actor.action_key, "sample_log_prob": actor.log_prob_key}
+        keys = {
+            "action": one_or_several(actor.action_keys),
+            "sample_log_prob": one_or_several(actor.log_prob_keys),
+        }
         own = {name: self.tensor_keys[name] for name in keys}
         unset = {name for name in keys if own[name] == self.default_keys[name]}
         self.default_keys |= keys
@@ -121,11 +125,10 @@ class VTrace(ValueEstimatorBase):
     ) -> Steps:
         log_prob = self._log_prob(data) if log_prob is None else log_prob
         steps = super()._steps(data, axes, values, log_prob, mask)
-        behavior_log_prob = self.require(data, "sample_log_prob")
+        behavior_log_prob = joint_log_prob(self.require_each(data, "sample_log_prob"), log_prob)
         return steps._replace(behavior_log_prob=axes.like(behavior_log_prob, steps.reward))
 
     def _log_prob(self, data: Data) -> Tensor:
         if self._actor is None:
             return self.require(data, "log_prob", "without an `actor_network`")
-        params = self._actor.params(self._actor.detached(data))
-        return self._actor.family.log_prob(params, self.require(data, "action"))
+        return self._actor.log_prob(self._actor.detached(data), self.require_each(data, "action"))

@@ -46,7 +46,14 @@ from compiled_rl.functional.normal import (
     normal_mode,
     normal_sample,
 )
-from compiled_rl.functional.objectives import ppo_clip, value_loss
+from compiled_rl.functional.objectives import (
+    importance_correction,
+    policy_gradient,
+    ppo_clip,
+    ppo_kl_penalty,
+    ppo_surrogate,
+    value_loss,
+)
 from compiled_rl.functional.off_policy import retrace, upgo_return, vtrace
 from compiled_rl.functional.reduction import reduce, standardize, variance
 from compiled_rl.functional.returns import (
@@ -55,6 +62,13 @@ from compiled_rl.functional.returns import (
     td0_return,
     td1_return,
     td_lambda_return,
+)
+from compiled_rl.functional.schedules import (
+    cosine_schedule,
+    exponential_schedule,
+    kl_adaptive_learning_rate,
+    linear_schedule,
+    next_beta,
 )
 from compiled_rl.functional.tanh_normal import (
     SampleOutput,
@@ -85,15 +99,20 @@ __all__ = [
     "categorical_mode",
     "categorical_sample",
     "clip_fraction",
+    "cosine_schedule",
     "deterministic_log_prob",
     "discounted_advantage",
     "discounted_return",
     "effective_sample_size",
     "explained_variance",
+    "exponential_schedule",
     "gae",
+    "importance_correction",
+    "kl_adaptive_learning_rate",
     "kl_k1",
     "kl_k3",
     "linear_recurrence",
+    "linear_schedule",
     "multi_agent_gae",
     "multi_categorical_entropy",
     "multi_categorical_kl",
@@ -102,12 +121,16 @@ __all__ = [
     "multi_categorical_sample",
     "n_step_advantage",
     "n_step_return",
+    "next_beta",
     "normal_entropy",
     "normal_kl",
     "normal_log_prob",
     "normal_mode",
     "normal_sample",
+    "policy_gradient",
     "ppo_clip",
+    "ppo_kl_penalty",
+    "ppo_surrogate",
     "reduce",
     "retrace",
     "standardize",

@@ -9,18 +9,148 @@ from compiled_rl.functional.scalars import as_scalar
 from compiled_rl.kernels.checks import check_shape
 
 
+def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """The score-function objective of REINFORCE and A2C, as a loss.
+
+        loss = -log_prob * advantage
+
+    Its gradient is that of the expected return only for actions that the policy itself took: on
+    older data use a ratio.
+
+    Args:
+        log_prob: of the recorded action under the policy that learns, ``[*B]``.
+        advantage: of the recorded action, or its return, ``[*B]``.
+
+    Returns:
+        The loss of each sample, ``[*B]``.
+
+    Raises:
+        ValueError: the tensors' shapes differ.
+
+    Reference: Williams 1992, Machine Learning 8, eq. 4; Mnih et al. 2016, arXiv:1602.01783, sec. 4.
+    """
+    check_shape("policy_gradient", "advantage", advantage, "log_prob", log_prob)
+    return -log_prob * advantage
+
+
+def ppo_surrogate(
+    log_prob: Tensor,
+    behavior_log_prob: Tensor,
+    advantage: Tensor,
+    log_weight: Optional[Tensor] = None,
+) -> Tensor:
+    """The surrogate objective of PPO without a clip, as a loss.
+
+        loss = -exp(log_prob - behavior_log_prob + log_weight) * advantage
+
+    Nothing bounds the ratio: take few steps on the same data, or penalise the divergence.
+
+    Args:
+        log_prob: of the recorded action under the policy that learns, ``[*B]``.
+        behavior_log_prob: of the same action under the policy that acted, ``[*B]``.
+        advantage: of the recorded action, ``[*B]``.
+        log_weight: logarithm of a weight of each sample, see ``importance_correction``, ``[*B]``;
+            None: one.
+
+    Returns:
+        The loss of each sample, ``[*B]``; infinite where the ratio overflows.
+
+    Raises:
+        ValueError: the tensors' shapes differ.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 6.
+    """
+    return _surrogate("ppo_surrogate", log_prob, behavior_log_prob, advantage, log_weight)
+
+
+def ppo_kl_penalty(
+    log_prob: Tensor,
+    behavior_log_prob: Tensor,
+    advantage: Tensor,
+    kl: Tensor,
+    beta: float = 1.0,
+    log_weight: Optional[Tensor] = None,
+) -> Tensor:
+    """The surrogate objective of PPO with a penalty on the divergence, as a loss.
+
+        loss = -exp(log_prob - behavior_log_prob + log_weight) * advantage + beta * kl
+
+    ``kl`` is KL(old || new), in this order.
+
+    Args:
+        log_prob: of the recorded action under the policy that learns, ``[*B]``.
+        behavior_log_prob: of the same action under the policy that acted, ``[*B]``.
+        advantage: of the recorded action, ``[*B]``.
+        kl: divergence of the policy that learns from the old one, in nats, ``[*B]``.
+        beta: weight of the penalty, at least 0; ``next_beta`` adapts it.
+        log_weight: logarithm of a weight of each sample, see ``importance_correction``, ``[*B]``;
+            None: one.
+
+    Returns:
+        The loss of each sample, ``[*B]``; infinite where the ratio overflows.
+
+    Raises:
+        ValueError: the tensors' shapes differ.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 8.
+    """
+    check_shape("ppo_kl_penalty", "kl", kl, "log_prob", log_prob)
+    loss = _surrogate("ppo_kl_penalty", log_prob, behavior_log_prob, advantage, log_weight)
+    return loss + as_scalar(beta, kl) * kl
+
+
+def importance_correction(
+    log_prob: Tensor,
+    proximal_log_prob: Tensor,
+    behavior_log_prob: Tensor,
+    max_importance_ratio: Optional[float] = None,
+) -> Tensor:
+    """The weight that lets a proximal policy, not the one that acted, be PPO's trust region.
+
+        log_weight = min(proximal_log_prob - behavior_log_prob,
+                         log(max_importance_ratio) - (log_prob - proximal_log_prob))
+
+    PPO's ratio is then taken to the proximal policy; the weight makes it the ratio to the policy
+    that acted, and the second term bounds that ratio.
+
+    Args:
+        log_prob: of the recorded action under the policy that learns, ``[*B]``.
+        proximal_log_prob: under the proximal policy, ``[*B]``.
+        behavior_log_prob: under the policy that acted, ``[*B]``.
+        max_importance_ratio: bound on exp(log_prob - behavior_log_prob), positive; None: none.
+
+    Returns:
+        The logarithm of each sample's weight, ``[*B]``, detached.
+
+    Raises:
+        ValueError: the tensors' shapes differ.
+
+    Reference: Hilton et al. 2021, arXiv:2110.00641, eq. 4; its PPO-EWMA bounds the ratio so.
+    """
+    owner = "importance_correction"
+    check_shape(owner, "proximal_log_prob", proximal_log_prob, "log_prob", log_prob)
+    check_shape(owner, "behavior_log_prob", behavior_log_prob, "log_prob", log_prob)
+    weight = proximal_log_prob - behavior_log_prob
+    if max_importance_ratio is not None:
+        bound = as_scalar(max_importance_ratio, log_prob).log()
+        weight = torch.minimum(weight, bound - (log_prob - proximal_log_prob))
+    return weight.detach()
+
+
 def ppo_clip(
     log_prob: Tensor,
     behavior_log_prob: Tensor,
     advantage: Tensor,
     clip_epsilon_low: float = 0.2,
     clip_epsilon_high: float = 0.2,
+    log_weight: Optional[Tensor] = None,
 ) -> Tensor:
     """The clipped surrogate objective of PPO, as a loss.
 
         ratio = exp(log_prob - behavior_log_prob)
         loss  = -min(ratio * advantage,
                      clip(ratio, 1 - clip_epsilon_low, 1 + clip_epsilon_high) * advantage)
+                * exp(log_weight)
 
     The minimum bounds the ratio from one side only, the one that the advantage pushes to. The
     bound is taken on the log-ratio, before the exponential: a sample that is clipped has a zero
@@ -32,6 +162,8 @@ def ppo_clip(
         advantage: of the recorded action, ``[*B]``.
         clip_epsilon_low: how far the ratio may fall below one, in [0, 1).
         clip_epsilon_high: how far the ratio may rise above one, at least 0.
+        log_weight: logarithm of a weight of each sample, see ``importance_correction``, ``[*B]``;
+            None: one.
 
     Returns:
         The loss of each sample, ``[*B]``. With a negative advantage the loss grows with the ratio
@@ -50,7 +182,26 @@ def ppo_clip(
     bounded = torch.where(
         advantage >= 0, torch.minimum(log_ratio, high), torch.maximum(log_ratio, low)
     )
-    return -bounded.exp() * advantage
+    return -_weighted("ppo_clip", bounded, log_weight).exp() * advantage
+
+
+def _surrogate(
+    function: str,
+    log_prob: Tensor,
+    behavior_log_prob: Tensor,
+    advantage: Tensor,
+    log_weight: Optional[Tensor],
+) -> Tensor:
+    check_shape(function, "behavior_log_prob", behavior_log_prob, "log_prob", log_prob)
+    check_shape(function, "advantage", advantage, "log_prob", log_prob)
+    return -_weighted(function, log_prob - behavior_log_prob, log_weight).exp() * advantage
+
+
+def _weighted(function: str, log_ratio: Tensor, log_weight: Optional[Tensor]) -> Tensor:
+    if log_weight is None:
+        return log_ratio
+    check_shape(function, "log_weight", log_weight, "log_prob", log_ratio)
+    return log_ratio + log_weight
 
 
 def value_loss(

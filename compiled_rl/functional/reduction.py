@@ -89,7 +89,12 @@ def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> T
     return (_sum(deviation.to(count.dtype).square()) / count.clamp(min=1)).to(x.dtype)
 
 
-def standardize(x: Tensor, mask: Optional[Tensor] = None, floor: float = 1e-6) -> Tensor:
+def standardize(
+    x: Tensor,
+    mask: Optional[Tensor] = None,
+    floor: float = 1e-6,
+    exclude_dims: Optional[list[int]] = None,
+) -> Tensor:
     """Shift and scale to zero mean and unit standard deviation over the valid elements.
 
         (x - mean) / max(standard deviation, floor),   unbiased
@@ -100,11 +105,14 @@ def standardize(x: Tensor, mask: Optional[Tensor] = None, floor: float = 1e-6) -
         x: ``[*B]``, an advantage for instance.
         mask: valid elements, bool ``[*B]``; None: all.
         floor: least divisor, positive.
+        exclude_dims: dimensions along which each slice has a mean and a deviation of its own, such
+            as that of the agents; None: one for all.
 
     Returns:
         ``[*B]``; zero under the mask.
 
     Raises:
+        IndexError: ``x`` has no such dimension.
         ValueError: the mask is not bool or of another shape.
 
     Reference: Andrychowicz et al. 2020, arXiv:2006.05990, appendix B.7 (per-minibatch
@@ -112,10 +120,31 @@ def standardize(x: Tensor, mask: Optional[Tensor] = None, floor: float = 1e-6) -
     """
     check_mask("standardize", mask, "x", x)
     x = where_valid(mask, x)
-    mean = reduce(x, mask, "mean")
-    deviation = _root(variance(x, mask, 1)).clamp(min=as_scalar(floor, x))
-    standard = torch.where(count_valid(x, mask) > 1, (x - mean) / deviation, x)
-    return where_valid(mask, standard)
+    dims = _others(x, exclude_dims)
+    if len(dims) == 0:
+        return x.clone()
+    valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    count = valid.sum(dims, keepdim=True).to(_wide(x.dtype))
+    centred = x - x.to(count.dtype).sum(dims, keepdim=True) / count.clamp(min=1)
+    squares = where_valid(mask, centred).square().sum(dims, keepdim=True)
+    deviation = _root(squares / (count - 1).clamp(min=1)).clamp(min=as_scalar(floor, count))
+    standard = torch.where(count > 1, centred / deviation, x.to(count.dtype))
+    return where_valid(mask, standard).to(x.dtype)
+
+
+def _others(x: Tensor, exclude_dims: Optional[list[int]]) -> list[int]:
+    """The dimensions of ``x`` that are not excluded."""
+    others = list(range(x.dim()))
+    if exclude_dims is not None:
+        for dim in exclude_dims:
+            if dim < -x.dim() or dim >= x.dim():
+                raise IndexError(
+                    f"standardize: `exclude_dims` must be dimensions of `x`, which has {x.dim()}, "
+                    f"got {dim}"
+                )
+            if dim % x.dim() in others:
+                others.remove(dim % x.dim())
+    return others
 
 
 def standardize_groups(x: Tensor, group: Tensor, mask: Optional[Tensor], floor: float) -> Tensor:

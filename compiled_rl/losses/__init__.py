@@ -1,6 +1,15 @@
 """Loss modules, one file an algorithm family."""
 
+from compiled_rl.losses.a2c import A2CLoss
 from compiled_rl.losses.base import LossModule
-from compiled_rl.losses.ppo import ClipPPOLoss
+from compiled_rl.losses.ppo import ClipPPOLoss, KLPENPPOLoss, PPOLoss
+from compiled_rl.losses.reinforce import ReinforceLoss
 
-__all__ = ["ClipPPOLoss", "LossModule"]
+__all__ = [
+    "A2CLoss",
+    "ClipPPOLoss",
+    "KLPENPPOLoss",
+    "LossModule",
+    "PPOLoss",
+    "ReinforceLoss",
+]

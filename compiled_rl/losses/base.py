@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Optional, Self
 import torch
 from torch import Size, Tensor, nn
 
-from compiled_rl.adapters import Data, Key, KeyedModule, given, read, unique, write
+from compiled_rl.adapters import Data, Key, KeyedModule, given, read, select_valid, unique, write
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 from compiled_rl.estimators.axes import named_time
 
@@ -25,7 +25,7 @@ class LossModule(KeyedModule):
     all others are detached.
 
     Args:
-        reduction: ``"none"``, ``"mean"`` or ``"sum"``, over the valid steps.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``, over the valid steps; None: ``"mean"``.
         loss_mask_key: where to find the mask of valid steps, bool ``[*B]`` or ``[*B, 1]``;
             ``"auto"`` takes ``("collector", "mask")`` and ``"shifted_valid"`` where they are
             given, any other key must be given, None takes no mask. What lies under a mask is
@@ -41,27 +41,43 @@ class LossModule(KeyedModule):
 
     def __init__(
         self,
-        reduction: Literal["none", "mean", "sum"] = "mean",
+        reduction: Optional[Literal["none", "mean", "sum"]] = None,
         loss_mask_key: Optional[Key] = "auto",
     ) -> None:
         super().__init__()
+        reduction = "mean" if reduction is None else reduction
         if reduction not in _REDUCTIONS:
             raise ValueError(
                 f"{self.name}: `reduction` must be in {_REDUCTIONS}, got {reduction!r}"
-            )
-        if not (loss_mask_key is None or isinstance(loss_mask_key, str | tuple)):
-            raise ValueError(
-                f"{self.name}: `loss_mask_key` must be 'auto', None or a key, got {loss_mask_key!r}"
             )
         self.reduction = reduction
         self.value_type: Any = None
         self._were_set: set[str] = set()
         self._value_estimator: Optional[ValueEstimatorBase] = None
-        self.mask_keys = _mask_keys(loss_mask_key)
+        self._loss_mask_key = self._check_mask_key(loss_mask_key)
+
+    @property
+    def loss_mask_key(self) -> Optional[Key]:
+        """Where the mask of valid steps is found; see the class. It may be set at any time."""
+        return self._loss_mask_key
+
+    @loss_mask_key.setter
+    def loss_mask_key(self, key: Optional[Key]) -> None:
+        self._loss_mask_key = self._check_mask_key(key)
+        self.wire()
+
+    def _check_mask_key(self, key: Any) -> Optional[Key]:
+        if key is None or isinstance(key, str):
+            return key
+        if not (isinstance(key, tuple) and all(isinstance(part, str) for part in key)):
+            raise ValueError(
+                f"{self.name}: `loss_mask_key` must be 'auto', None or a key, got {key!r}"
+            )
+        return key
 
     def other_keys(self) -> tuple[Key, ...]:
         """The masks."""
-        return self.mask_keys
+        return _mask_keys(self.loss_mask_key)
 
     def critic(self) -> Optional[nn.Module]:
         """The network that a value estimator is lent, if there is one."""
@@ -142,7 +158,7 @@ class LossModule(KeyedModule):
         self._check_time(tensordict, data)
         computed = self.evaluate(data)
         outputs = {name: computed[name] for name in self._given}
-        return write(self.name, tensordict, outputs, self.output_names)
+        return write(self.name, tensordict, outputs, self.output_names, self._nested)
 
     def _check_time(self, source: Any, data: Data) -> None:
         """Refuse sequences whose time is another axis than the estimator will take."""
@@ -158,26 +174,53 @@ class LossModule(KeyedModule):
 
     def require_recorded(self, data: Data, name: str) -> Tensor:
         """An input that was recorded: it must not be part of a graph."""
-        x = self.require(data, name)
+        (x,) = self.require_each_recorded(data, name)
+        return x
+
+    def require_each_recorded(self, data: Data, name: str) -> tuple[Tensor, ...]:
+        """An input that was recorded, of each head of the policy."""
+        found = self.require_each(data, name)
+        for x in found:
+            self.check_recorded(name, x)
+        return found
+
+    def check_recorded(self, name: str, x: Tensor) -> None:
+        """Refuse what is part of a graph."""
         if x.requires_grad:
             raise RuntimeError(
                 f"{self.name}: `{name}` must be recorded data, got a tensor that requires grad"
             )
-        return x
 
     def mask(self, data: Data, batch: Size) -> Optional[Tensor]:
         """The steps that every given mask allows, bool ``[*B]``; None if none was given."""
-        if self.mask_keys != _AUTOMATIC_MASKS:
-            for key in self.mask_keys:
-                if key not in data:
-                    raise KeyError(
-                        f"{self.name}: the mask {key!r} was not found; the keys are {given(data)}"
-                    )
         valid: Optional[Tensor] = None
-        for key, mask in [(key, data[key]) for key in self.mask_keys if key in data]:
+        for key, mask in self._masks(data):
             aligned = self._align_mask(key, mask, batch)
             valid = aligned if valid is None else valid & aligned
         return valid
+
+    def select_valid(self, data: Data) -> Data:
+        """The data with zeros under every mask, before it is known how many axes the batch has."""
+        for _, mask in self._masks(data):
+            # Of a batch that ends in one, this selects the same.
+            leading = mask.squeeze(-1) if mask.dim() > 1 and mask.shape[-1] == 1 else mask
+            data = select_valid(data, leading)
+        return data
+
+    def _masks(self, data: Data) -> list[tuple[Key, Tensor]]:
+        """The masks that were given, by key; one that was asked for must be."""
+        keys = _mask_keys(self.loss_mask_key)
+        found = [(key, data[key]) for key in keys if key in data]
+        if keys != _AUTOMATIC_MASKS and len(found) < len(keys):
+            raise KeyError(
+                f"{self.name}: the mask {keys[0]!r} was not found; the keys are {given(data)}"
+            )
+        for key, mask in found:
+            if mask.dtype != torch.bool:
+                raise ValueError(
+                    f"{self.name}: the mask {key!r} must be torch.bool, got {mask.dtype}"
+                )
+        return found
 
     def per_step(self, batch: Size, **tensors: Tensor) -> dict[str, Tensor]:
         """The tensors as ``[*B]``: all are given so, or all as ``[*B, 1]``, never mixed."""
@@ -198,8 +241,6 @@ class LossModule(KeyedModule):
         return {name: x.reshape(batch) for name, x in tensors.items()}
 
     def _align_mask(self, key: Key, mask: Tensor, batch: Size) -> Tensor:
-        if mask.dtype != torch.bool:
-            raise ValueError(f"{self.name}: the mask {key!r} must be torch.bool, got {mask.dtype}")
         if mask.shape == (*batch, 1):
             mask = mask.squeeze(-1)
         if mask.shape != batch[: mask.dim()]:

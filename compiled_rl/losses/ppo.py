@@ -1,38 +1,216 @@
-"""Proximal policy optimisation with a clipped ratio."""
+"""Proximal policy optimisation: without a bound, with a clipped ratio, with a KL penalty."""
 
-from typing import ClassVar, Literal, NamedTuple, Optional
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Optional, Unpack
 
+import torch
 from torch import Tensor, nn
 
-from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy, given, select_valid
-from compiled_rl.estimators import ValueEstimators
+from compiled_rl.adapters import Data, Field, Key, PlainPolicy, given, keyword
+from compiled_rl.adapters.plain import beside
 from compiled_rl.functional import (
     clip_fraction,
     effective_sample_size,
-    explained_variance,
+    importance_correction,
+    next_beta,
     ppo_clip,
+    ppo_kl_penalty,
+    ppo_surrogate,
     reduce,
     standardize,
-    value_loss,
 )
 from compiled_rl.functional.reduction import largest
-from compiled_rl.kernels.checks import check_shape
-from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.actor_critic import (
+    ENTROPY,
+    INPUTS,
+    ActorCriticLoss,
+    EntropyOptions,
+    Steps,
+)
+from compiled_rl.losses.coefficients import check_count, check_range
+from compiled_rl.modules import frozen_copy
 
-_FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
+_CRITIC = (
+    Field("loss_critic", "loss_critic", "output", "[]", "weighted value loss"),
+    Field("value_clip_fraction", "value_clip_fraction", "output", "[]", "share clipped"),
+)
+_KL_APPROX = Field("kl_approx", "kl_approx", "metric", "[]", "estimator k1 of KL(old || new)")
+_VARIANCE = Field("explained_variance", "explained_variance", "metric", "[]", "of the critic")
 
 
-class Steps(NamedTuple):
-    """What the objective needs of each step, all ``[*B]``; without a critic only the advantage."""
+class PPOOptions(EntropyOptions, total=False):
+    """The keyword arguments of every PPO loss but ``clip_value``; see ``PPOLoss``."""
 
-    advantage: Tensor
-    value_target: Optional[Tensor] = None
-    value: Optional[Tensor] = None
-    old_value: Optional[Tensor] = None
-    mask: Optional[Tensor] = None
+    entropy_bonus: bool
+    log_explained_variance: bool
+    normalize_advantage: bool
+    normalize_advantage_exclude_dims: Sequence[int]
+    delay_actor: bool
+    max_importance_ratio: Optional[float]
 
 
-class ClipPPOLoss(LossModule):
+class Ratio(NamedTuple):
+    """Log-probabilities of the recorded actions, all ``[*B]``.
+
+    ``proximal`` is the policy that the trust region is around; ``log_weight`` makes up for its not
+    being the one that acted.
+    """
+
+    log_prob: Tensor
+    proximal: Tensor
+    log_weight: Optional[Tensor]
+
+    def log_ratio(self) -> Tensor:
+        """To the proximal policy, detached."""
+        return (self.log_prob - self.proximal).detach()
+
+    def behavior_log_ratio(self) -> Tensor:
+        """To the policy that acted, detached."""
+        return self.log_ratio() if self.log_weight is None else self.log_ratio() + self.log_weight
+
+
+class PPOLoss(ActorCriticLoss):
+    """PPO without a bound on the ratio.
+
+        ratio          = exp(log_prob - behavior_log_prob)
+        loss_objective = -ratio * advantage
+        loss_entropy   = -entropy_coeff * entropy
+        loss_critic    = critic_coeff * distance(value, value_target)
+
+    The stored action is the one that was sampled, not the one that was clipped for the
+    environment, and the stored log-probability is that action's.
+
+    Args:
+        actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
+        critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
+            None: no ``loss_critic``, and ``advantage`` must be given.
+        entropy_bonus: whether there is a ``loss_entropy``.
+        clip_value: bound on the value's distance from the stored value; None or False: no bound.
+        log_explained_variance: whether the critic's is among the metrics.
+        normalize_advantage: shift and scale the advantages over the valid steps of the batch.
+        normalize_advantage_exclude_dims: dimensions of the advantage, as it is given, along which
+            each slice is normalised by itself, such as that of the agents.
+        delay_actor: whether the trust region is around a frozen copy of the policy,
+            ``target_actor_network``, which a target-network updater moves, rather than around the
+            policy that acted.
+        max_importance_ratio: bound on the ratio to the policy that acted, positive; a step beyond
+            it keeps a gradient of that size. None: none.
+        **options: see ``ActorCriticLoss``; a ``critic_coeff`` of zero is none.
+
+    Raises:
+        KeyError: the critic has no output of the key of ``value``, or a head has no coefficient.
+        TypeError: a network is missing or of no known kind.
+        ValueError: an argument is out of its range, or was given under two names with two values.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 6 and 9; the delayed actor, Hilton et
+    al. 2021, arXiv:2110.00641, eq. 4.
+    """
+
+    fields: tuple[Field, ...] = (
+        *INPUTS,
+        Field("loss_objective", "loss_objective", "output", "[]", "the surrogate"),
+        *ENTROPY,
+        *_CRITIC,
+        _KL_APPROX,
+        _VARIANCE,
+    )
+    needs_critic: ClassVar[bool] = False
+    fixed: ClassVar[tuple[str, ...]] = (
+        *ActorCriticLoss.fixed,
+        "delay_actor",
+        "log_explained_variance",
+    )
+    log_explained_variance: bool = True
+    max_importance_ratio: Optional[float]
+    _target_actor: PlainPolicy
+
+    def __init__(
+        self,
+        actor_network: Optional[nn.Module] = None,
+        critic_network: Optional[nn.Module] = None,
+        *,
+        entropy_bonus: bool = True,
+        clip_value: Optional[float | bool | Tensor] = None,
+        log_explained_variance: bool = True,
+        normalize_advantage: bool = False,
+        normalize_advantage_exclude_dims: Sequence[int] = (),
+        delay_actor: bool = False,
+        max_importance_ratio: Optional[float] = None,
+        **options: Unpack[EntropyOptions],
+    ) -> None:
+        for name in ("critic_coeff", "critic_coef"):
+            if options.get(name) == 0:
+                options[name] = None
+        networks = (actor_network, critic_network)
+        super().__init__(*networks, clip_value=clip_value, entropy_bonus=entropy_bonus, **options)
+        self.normalize_advantage = normalize_advantage
+        self.normalize_advantage_exclude_dims = tuple(normalize_advantage_exclude_dims)
+        self.log_explained_variance = log_explained_variance
+        self.delay_actor = delay_actor
+        if delay_actor:
+            self._freeze_actor()
+        self.register_coefficient("max_importance_ratio", max_importance_ratio)
+        if max_importance_ratio is not None:
+            bound = max_importance_ratio
+            check_range(self.name, "max_importance_ratio", bound, "positive", lambda x: x > 0)
+        self.wire()
+
+    def _freeze_actor(self) -> None:
+        if not self.functional:
+            raise ValueError(f"{self.name}: `delay_actor` must be False without `functional`")
+        self.target_actor_network = frozen_copy(self.actor_network)
+        object.__setattr__(self, "_target_actor", PlainPolicy(self.target_actor_network))
+
+    def absent(self) -> set[str]:
+        """The outputs that are switched off."""
+        return super().absent() | (set() if self.log_explained_variance else {"explained_variance"})
+
+    def policy_terms(self, data: Data, policy: Data, steps: Steps) -> dict[str, Tensor]:
+        """The surrogate, and what tells how far the policy has moved."""
+        proximal = self.proximal(data, policy)
+        ratio = self._ratio(data, proximal, steps.log_prob)
+        steps = steps._replace(advantage=self._normalized(steps))
+        outputs = self.surrogate(data, policy, proximal, ratio, steps)
+        outputs["kl_approx"] = reduce(-ratio.log_ratio(), steps.mask)
+        return outputs
+
+    def surrogate(
+        self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
+    ) -> dict[str, Tensor]:
+        """The policy's loss and the metrics of its own."""
+        loss = ppo_surrogate(ratio.log_prob, ratio.proximal, steps.advantage, ratio.log_weight)
+        return {"loss_objective": reduce(loss, steps.mask, self.reduction)}
+
+    def proximal(self, data: Data, policy: Data) -> Data:
+        """What is known of the policy that the trust region is around."""
+        if not self.delay_actor:
+            return data
+        with torch.no_grad():
+            proximal: Data = self._target_actor(data)
+        return proximal
+
+    def _ratio(self, data: Data, proximal: Data, log_prob: Tensor) -> Ratio:
+        behavior = self.behavior_log_prob(data, log_prob)
+        near = behavior
+        if self.delay_actor:
+            near = self._target_actor.log_prob(proximal, self.require_each(data, "action"))
+        if not self.delay_actor and self.max_importance_ratio is None:
+            return Ratio(log_prob, near, None)
+        bound = self.max_importance_ratio
+        return Ratio(log_prob, near, importance_correction(log_prob, near, behavior, bound))
+
+    def _normalized(self, steps: Steps) -> Tensor:
+        if not self.normalize_advantage:
+            return steps.advantage
+        # As it was given: the dimensions to exclude are counted there.
+        shape = steps.advantage.shape + (1,) * steps.trailing
+        mask = None if steps.mask is None else steps.mask.reshape(shape)
+        dims = list(self.normalize_advantage_exclude_dims)
+        column = steps.advantage.reshape(shape)
+        return standardize(column, mask, exclude_dims=dims).reshape(steps.advantage.shape)
+
+
+class ClipPPOLoss(PPOLoss):
     """PPO with the clipped surrogate objective.
 
         ratio          = exp(log_prob - behavior_log_prob)
@@ -43,254 +221,252 @@ class ClipPPOLoss(LossModule):
     The stored action is the one that was sampled, not the one that was clipped for the
     environment, and the stored log-probability is that action's.
 
-    Without ``advantage`` in the data, the value estimator computes it, and the value target,
-    along the last batch axis: pass sequences ``[*B, T]`` then, not a shuffled batch.
+    Args:
+        actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
+        critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
+            None: no ``loss_critic``, and ``advantage`` must be given.
+        clip_epsilon: how far the ratio may move from one, in [0, 1); or how far down, in [0, 1),
+            and how far up, at least 0. They are then the coefficients ``clip_epsilon_low`` and
+            ``clip_epsilon_high``.
+        clip_value: bound on the value's distance from the stored value; True: ``clip_epsilon``;
+            None or False: no bound.
+        **options: see ``PPOLoss`` and ``ActorCriticLoss``.
 
-    Advantages, targets, rewards, flags and the critic's output are all ``[*B]`` or all
-    ``[*B, 1]``, where ``[*B]`` is the shape of the stored log-probability.
+    Raises:
+        KeyError: the critic has no output of the key of ``value``, or a head has no coefficient.
+        TypeError: a network is missing or of no known kind.
+        ValueError: an argument is out of its range, or was given under two names with two values.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7 and 9; two bounds, Yu et al. 2025,
+    arXiv:2503.14476, eq. 10.
+    """
+
+    fields: tuple[Field, ...] = (
+        *INPUTS,
+        Field("loss_objective", "loss_objective", "output", "[]", "the clipped surrogate"),
+        Field("clip_fraction", "clip_fraction", "output", "[]", "share of clipped ratios"),
+        *ENTROPY,
+        *_CRITIC,
+        Field("ESS", "ESS", "output", "[]", "effective sample size, a share of the samples"),
+        _KL_APPROX._replace(kind="output"),
+        Field("max_ratio", "max_ratio", "output", "[]", "largest ratio"),
+        Field("mean_ratio", "mean_ratio", "output", "[]", "mean ratio"),
+        _VARIANCE,
+    )
+
+    clip_epsilon: float
+    clip_epsilon_low: float
+    clip_epsilon_high: float
+
+    def __init__(
+        self,
+        actor_network: Optional[nn.Module] = None,
+        critic_network: Optional[nn.Module] = None,
+        *,
+        clip_epsilon: float | tuple[float, float] = 0.2,
+        clip_value: Optional[float | bool | Tensor] = None,
+        **options: Unpack[PPOOptions],
+    ) -> None:
+        bounds = _clip_bounds(type(self).__name__, clip_epsilon)
+        if clip_value is True:
+            if len(bounds) > 1:
+                raise ValueError(
+                    f"{type(self).__name__}: `clip_value` must be a number where `clip_epsilon` "
+                    "is two, got True"
+                )
+            clip_value = bounds["clip_epsilon"]
+        super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
+        for name, bound in bounds.items():
+            self.register_coefficient(name, bound)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        bounds = [x for x in self.__dict__.get("_buffers", {}) if x.startswith("clip_epsilon")]
+        if name.startswith("clip_epsilon") and bounds and name not in bounds:
+            raise AttributeError(
+                f"{self.name}: the bounds are {bounds}, as `clip_epsilon` was given, got {name!r}"
+            )
+        super().__setattr__(name, value)
+
+    def _bounds(self) -> tuple[float, float]:
+        """How far the ratio may move from one, down and up."""
+        if "clip_epsilon" in self._buffers:
+            return self.clip_epsilon, self.clip_epsilon
+        return self.clip_epsilon_low, self.clip_epsilon_high
+
+    def surrogate(
+        self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
+    ) -> dict[str, Tensor]:
+        """The clipped surrogate, and the metrics of the ratio."""
+        low, high = self._bounds()
+        log_probs = (ratio.log_prob, ratio.proximal)
+        loss = ppo_clip(*log_probs, steps.advantage, low, high, ratio.log_weight)
+        clipped = clip_fraction(ratio.log_ratio().exp(), 1 - low, 1 + high, steps.mask)
+        return {
+            "loss_objective": reduce(loss, steps.mask, self.reduction),
+            "clip_fraction": clipped,
+            **_ratio_metrics(ratio.behavior_log_ratio(), steps.mask),
+        }
+
+
+class KLPENPPOLoss(PPOLoss):
+    """PPO with a penalty on the divergence, whose weight adapts to a target.
+
+        ratio          = exp(log_prob - behavior_log_prob)
+        loss_objective = -(ratio * advantage - beta * KL(old || new))
+        loss_entropy   = -entropy_coeff * entropy
+        loss_critic    = critic_coeff * distance(value, value_target)
+
+        beta = beta * increment if mean KL > 1.5 * dtarg,
+               beta * decrement if mean KL < dtarg / 1.5           after the loss has used it
+
+    The old distribution's parameters must be recorded, under the keys under which the actor gives
+    them. ``beta`` moves as running statistics do: at a call in training mode with gradients
+    enabled, and at no other. The paper moves it once an update of the policy, after all epochs on the
+    same data: set ``adapt_beta`` to False and call ``adapt``. So do inside ``torch.func.grad`` and
+    ``vmap``, which let no buffer move.
 
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
         critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
             None: no ``loss_critic``, and ``advantage`` must be given.
-        clip_epsilon: how far the ratio may move from one, in [0, 1).
-        entropy_bonus: whether there is a ``loss_entropy``.
-        entropy_coeff: weight of the entropy.
-        critic_coeff: weight of the critic's loss; None: there is none.
-        loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
-        normalize_advantage: shift and scale the advantages over the valid steps of the batch.
-        clip_value: bound on the value's distance from the stored value; True: ``clip_epsilon``;
-            None or False: no bound.
-        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
-        loss_mask_key: ``"auto"``, None, or the key of a mask of valid steps.
+        dtarg: the divergence that an update should cause, in nats, positive.
+        beta: the weight to begin with, at least 0.
+        increment: at least 1.
+        decrement: in (0, 1].
+        samples_mc_kl: samples that estimate a divergence without a formula, at least 1. Their
+            noise is drawn, unless it is given as ``kl_noise``.
+        adapt_beta: whether ``beta`` moves by itself.
+        clip_value: bound on the value's distance from the stored value; None or False: no bound.
+        **options: see ``PPOLoss`` and ``ActorCriticLoss``.
 
     Raises:
-        TypeError: a network is of no known kind.
-        ValueError: an argument is out of its range.
+        KeyError: the critic has no output of the key of ``value``, or a head has no coefficient.
+        TypeError: a network is missing or of no known kind.
+        ValueError: an argument is out of its range, or was given under two names with two values.
 
-    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7 and 9.
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 8 and sec. 4.
     """
 
-    fields: ClassVar[tuple[Field, ...]] = (
-        Field("action", "action", "input", "[*B, ...]", "the recorded action, as sampled"),
-        Field("sample_log_prob", "action_log_prob", "input", "[*B]", "its log-probability then"),
-        Field("advantage", "advantage", "input", "[*B] or [*B, 1]", "computed if missing"),
-        Field("value_target", "value_target", "input", "[*B] or [*B, 1]", "comes with advantage"),
-        Field("value", "state_value", "input", "[*B] or [*B, 1]", "old value, for clip_value"),
-        Field("reward", ("next", "reward"), "input", "[*B] or [*B, 1]", "for the estimator"),
-        Field("done", ("next", "done"), "input", "bool [*B] or [*B, 1]", "for the estimator"),
-        Field("terminated", ("next", "terminated"), "input", "bool, as done", "for the estimator"),
-        Field("loss_objective", "loss_objective", "output", "[]", "the clipped surrogate"),
-        Field("clip_fraction", "clip_fraction", "output", "[]", "share of clipped ratios"),
-        Field("entropy", "entropy", "output", "[]", "mean entropy in nats"),
-        Field("loss_entropy", "loss_entropy", "output", "[]", "weighted entropy bonus"),
-        Field("loss_critic", "loss_critic", "output", "[]", "weighted value loss"),
-        Field("value_clip_fraction", "value_clip_fraction", "output", "[]", "share clipped"),
-        Field("ESS", "ESS", "output", "[]", "effective sample size, a share of the samples"),
-        Field("kl_approx", "kl_approx", "output", "[]", "estimator k1 of KL(old || new)"),
-        Field("max_ratio", "max_ratio", "output", "[]", "largest ratio"),
-        Field("mean_ratio", "mean_ratio", "output", "[]", "mean ratio"),
-        Field("explained_variance", "explained_variance", "metric", "[]", "of the critic"),
+    fields: tuple[Field, ...] = (
+        *INPUTS,
+        Field("loss_objective", "loss_objective", "output", "[]", "the penalised surrogate"),
+        Field("kl", "kl", "output", "[]", "mean KL(old || new) in nats"),
+        *ENTROPY,
+        *_CRITIC,
+        _KL_APPROX,
+        _VARIANCE,
     )
 
-    default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.GAE
-    fixed: ClassVar[tuple[str, ...]] = (
-        "reduction",
-        "actor_network",
-        "critic_network",
-        "entropy_bonus",
-    )
-
-    clip_epsilon: float  # 0-d buffers all: assign a number, and it is copied in place
-    entropy_coeff: float
-    critic_coeff: Optional[float]
-    clip_value: Optional[float]
-    _actor: PlainPolicy
-    _critic: PlainForm
+    dtarg: float
+    increment: float
+    decrement: float
+    beta: Tensor
 
     def __init__(
         self,
-        actor_network: nn.Module,
+        actor_network: Optional[nn.Module] = None,
         critic_network: Optional[nn.Module] = None,
         *,
-        clip_epsilon: float = 0.2,
-        entropy_bonus: bool = True,
-        entropy_coeff: float = 0.01,
-        critic_coeff: Optional[float] = 1.0,
-        loss_critic_type: Literal["l1", "l2", "smooth_l1"] = "smooth_l1",
-        normalize_advantage: bool = False,
-        clip_value: Optional[float | bool] = None,
-        reduction: Literal["none", "mean", "sum"] = "mean",
-        loss_mask_key: str | tuple[str, ...] | None = "auto",
+        dtarg: float = 0.01,
+        beta: float = 1.0,
+        increment: float = 2.0,
+        decrement: float = 0.5,
+        samples_mc_kl: int = 1,
+        adapt_beta: bool = True,
+        clip_value: Optional[float | bool | Tensor] = None,
+        **options: Unpack[PPOOptions],
     ) -> None:
-        super().__init__(reduction, loss_mask_key)
-        if loss_critic_type not in ("l1", "l2", "smooth_l1"):
-            raise ValueError(
-                f"{self.name}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', "
-                f"got {loss_critic_type!r}"
-            )
-        if not isinstance(critic_network, nn.Module | None):
-            raise TypeError(
-                f"{self.name}: `critic_network` must be an nn.Module or None, "
-                f"got {type(critic_network).__name__}"
-            )
-        self.actor_network = actor_network
-        self.critic_network = critic_network
-        self.entropy_bonus = entropy_bonus
-        self.loss_critic_type = loss_critic_type
-        self.normalize_advantage = normalize_advantage
-        self.register_coefficient("clip_epsilon", clip_epsilon)
-        self.register_coefficient("entropy_coeff", entropy_coeff)
-        self.register_coefficient("critic_coeff", None if critic_network is None else critic_coeff)
-        self.register_coefficient("clip_value", _bound(clip_value, clip_epsilon))
-        self._check_ranges()
-        # Outside the module tree: its modules are those of `actor_network` already.
-        object.__setattr__(self, "_actor", PlainPolicy(actor_network))
-        self.default_keys["action"] = self._actor.action_key
-        self.default_keys["sample_log_prob"] = self._actor.log_prob_key
-        self.tensor_keys = dict(self.default_keys)
-        self.wire()
-        if critic_network is not None:
-            self.make_value_estimator()
+        name = type(self).__name__
+        check_range(name, "dtarg", dtarg, "positive", lambda x: x > 0)
+        check_range(name, "beta", beta, "at least 0", lambda x: x >= 0)
+        check_range(name, "increment", increment, "at least 1", lambda x: x >= 1)
+        check_range(name, "decrement", decrement, "in (0, 1]", lambda x: 0 < x <= 1)
+        super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
+        self.samples_mc_kl = check_count(name, "samples_mc_kl", samples_mc_kl)
+        self.adapt_beta = adapt_beta
+        rule = {"dtarg": dtarg, "increment": increment, "decrement": decrement}
+        for coefficient, x in {"beta": beta, **rule}.items():
+            self.register_coefficient(coefficient, x)
+        self._first_beta = float(beta)
 
-    def critic(self) -> Optional[nn.Module]:
-        """The critic, which is lent to the value estimator."""
-        return self.critic_network
+    def reset(self) -> None:
+        """Give ``beta`` the value that it began with."""
+        self.beta.fill_(self._first_beta)
 
-    def networks(self) -> tuple[PlainForm, ...]:
-        """The actor and, if there is one, the critic, whose output has the key of ``value``."""
-        if self.critic_network is None:
-            return (self._actor,)
-        critic = self.plain_critic(self.critic_network)
-        object.__setattr__(self, "_critic", critic)
-        return self._actor, critic
+    def other_keys(self) -> tuple[Key, ...]:
+        """The masks, the old distribution's parameters, and noise."""
+        return (*super().other_keys(), *self._actor.param_keys, *self._actor.noise_keys("kl"))
 
-    def _check_ranges(self) -> None:
-        if not 0 <= float(self.clip_epsilon) < 1:
-            raise ValueError(
-                f"{self.name}: `clip_epsilon` must be in [0, 1), got {float(self.clip_epsilon):g}"
-            )
-        if self.clip_value is not None and not float(self.clip_value) > 0:
-            raise ValueError(
-                f"{self.name}: `clip_value` must be positive, got {float(self.clip_value):g}"
-            )
-
-    def absent(self) -> set[str]:
-        """The outputs of the entropy bonus, the critic and the value clip, where they are off."""
-        off: set[str] = set()
-        if not self.entropy_bonus:
-            off |= {"entropy", "loss_entropy"}
-        if self.critic_coeff is None:
-            off |= {"loss_critic", "value_clip_fraction", "explained_variance"}
-        if self.clip_value is None:
-            off |= {"value_clip_fraction"}
-        return off
-
-    def evaluate(self, data: Data) -> dict[str, Tensor]:
-        """The losses and metrics by name; see the class."""
-        batch = self.require_recorded(data, "sample_log_prob").shape
-        mask = self.mask(data, batch)
-        data = select_valid(data, mask)
-        self.require_recorded(data, "action")
-        policy = self._actor(data)
-        log_prob = self._log_prob(policy)
-        steps = self._steps(policy, log_prob, mask)
-        outputs = self._policy_terms(policy, log_prob, steps.advantage, steps.mask)
-        if steps.value is not None and self.critic_coeff is not None:
-            outputs |= self._critic_terms(steps, self.critic_coeff)
-        return outputs
-
-    def _log_prob(self, policy: Data) -> Tensor:
-        """The log-probability of the recorded action now, of the shape of that then."""
-        params = self._actor.params(policy)
-        log_prob = self._actor.family.log_prob(params, self.require(policy, "action"))
-        behavior_log_prob = self.require(policy, "sample_log_prob")
-        check_shape(self.name, "sample_log_prob", behavior_log_prob, "log_prob", log_prob)
-        return log_prob
-
-    def _steps(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
-        """Advantage and value terms, given or estimated, all aligned to ``[*B]``."""
-        batch = log_prob.shape
-        if self.tensor_keys["advantage"] not in policy:
-            return self._estimate(policy, log_prob, mask)
-        found = {"advantage": self.require(policy, "advantage")}
-        if self.critic_coeff is not None:
-            found["value_target"] = self.require(policy, "value_target")
-            found["value"] = self._value(policy)
-            if self.clip_value is not None:
-                found["old_value"] = self.require(policy, "value", "for `clip_value`")
-        return Steps(**self.per_step(batch, **found), mask=mask)
-
-    def _value(self, data: Data) -> Tensor:
-        value: Tensor = self._critic(data)[self.tensor_keys["value"]]
-        return value
-
-    def _estimate(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
-        """The steps of a sequence ``[*B, T]`` whose advantage was not given."""
-        if self._value_estimator is None:
-            raise RuntimeError(
-                f"{self.name}: the key {self.tensor_keys['advantage']!r} was not found, and "
-                f"without a `critic_network` it cannot be computed; the keys are {given(policy)}"
-            )
-        why = "to compute the missing `advantage`"
-        found = {name: self.require(policy, name, why) for name in _FOR_THE_ESTIMATOR}
-        found["value"] = self._value(policy)
-        if self.clip_value is not None:
-            found["old_value"] = self.require(policy, "value", "for `clip_value`")
-        aligned = self.per_step(log_prob.shape, **found)
-        (advantage, value_target), mask = self._value_estimator.within(
-            policy, log_prob.dim(), found["value"], log_prob, mask
-        )
-        target = self.per_step(log_prob.shape, advantage=advantage, value_target=value_target)
-        return Steps(
-            **target, value=aligned["value"], old_value=aligned.get("old_value"), mask=mask
-        )
-
-    def _policy_terms(
-        self, policy: Data, log_prob: Tensor, advantage: Tensor, mask: Optional[Tensor]
+    def surrogate(
+        self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
     ) -> dict[str, Tensor]:
-        behavior_log_prob = self.require(policy, "sample_log_prob")
-        if self.normalize_advantage:
-            advantage = standardize(advantage, mask)
-        epsilon = self.clip_epsilon
-        loss = ppo_clip(log_prob, behavior_log_prob, advantage, epsilon, epsilon)
-        outputs = {"loss_objective": reduce(loss, mask, self.reduction)}
-        outputs |= self._ratio_metrics(log_prob.detach() - behavior_log_prob, mask)
-        if self.entropy_bonus:
-            entropy = self._actor.family.entropy(self._actor.params(policy))
-            outputs["entropy"] = reduce(entropy.detach(), mask)
-            outputs["loss_entropy"] = reduce(-self.entropy_coeff * entropy, mask, self.reduction)
-        return outputs
+        """The penalised surrogate; moves ``beta``."""
+        old = self._old(proximal, policy, steps.mask)
+        divergence = self._actor.kl(old, policy, self.samples_mc_kl)
+        # Used before it moves, also by the gradient.
+        beta: Any = self.beta.clone()
+        log_probs = (ratio.log_prob, ratio.proximal)
+        loss = ppo_kl_penalty(*log_probs, steps.advantage, divergence, beta, ratio.log_weight)
+        mean = reduce(divergence.detach(), steps.mask)
+        if self.adapt_beta and self.training and torch.is_grad_enabled():
+            self.adapt(mean)
+        return {"loss_objective": reduce(loss, steps.mask, self.reduction), "kl": mean}
 
-    def _ratio_metrics(self, log_ratio: Tensor, mask: Optional[Tensor]) -> dict[str, Tensor]:
-        ratio = log_ratio.exp()
-        low, high = 1 - self.clip_epsilon, 1 + self.clip_epsilon
-        return {
-            "clip_fraction": clip_fraction(ratio, low, high, mask),
-            "ESS": effective_sample_size(log_ratio, mask),
-            "kl_approx": reduce(-log_ratio, mask),
-            "max_ratio": largest(ratio, mask, 0.0),
-            "mean_ratio": reduce(ratio, mask),
+    @torch.no_grad()
+    def adapt(self, kl: Tensor) -> None:
+        """Move ``beta`` by the rule.
+
+        Args:
+            kl: mean KL(old || new) in nats, 0-d.
+        """
+        kl = kl.to(self.beta.dtype)
+        self.beta.copy_(next_beta(self.beta, kl, self.dtarg, self.increment, self.decrement))
+
+    def _old(self, proximal: Data, policy: Data, mask: Optional[Tensor]) -> Data:
+        """The old distribution's parameters; the new one's, detached, where a step is not valid.
+
+        What replaces such a step's record, zeros, may be no parameters: a scale of zero diverges.
+        """
+        self._check_old(proximal)
+        if mask is None:
+            return proximal
+        return proximal | {
+            key: torch.where(beside(mask, proximal[key]), proximal[key], policy[key].detach())
+            for key in self._actor.param_keys
         }
 
-    def _critic_terms(self, steps: Steps, weight: float) -> dict[str, Tensor]:
-        value, target, mask = steps.value, steps.value_target, steps.mask
-        assert value is not None
-        assert target is not None
-        outputs = {"explained_variance": explained_variance(value, target, mask)}
-        loss_type = self.loss_critic_type
-        if self.clip_value is None or steps.old_value is None:
-            loss = value_loss(value, target, loss_type=loss_type)
+    def _check_old(self, proximal: Data) -> None:
+        for key in self._actor.param_keys:
+            if key not in proximal:
+                raise KeyError(
+                    f"{self.name}: the parameter {key!r} of the old distribution was not found; "
+                    f"the keys are {given(proximal)}"
+                )
+            self.check_recorded(keyword(key), proximal[key])
+
+
+def _ratio_metrics(log_ratio: Tensor, mask: Optional[Tensor]) -> dict[str, Tensor]:
+    ratio = log_ratio.exp()
+    return {
+        "ESS": effective_sample_size(log_ratio, mask),
+        "max_ratio": largest(ratio, mask, 0.0),
+        "mean_ratio": reduce(ratio, mask),
+    }
+
+
+def _clip_bounds(owner: str, clip_epsilon: Any) -> dict[str, Any]:
+    """The bounds by the names of their coefficients."""
+    if not isinstance(clip_epsilon, tuple | list):
+        bounds = {"clip_epsilon": clip_epsilon}
+    elif len(clip_epsilon) == 2:
+        bounds = dict(zip(("clip_epsilon_low", "clip_epsilon_high"), clip_epsilon, strict=True))
+    else:
+        raise ValueError(
+            f"{owner}: `clip_epsilon` must be one number or two, got {len(clip_epsilon)}"
+        )
+    for name, bound in bounds.items():
+        if name == "clip_epsilon_high":
+            check_range(owner, name, bound, "at least 0", lambda x: x >= 0)
         else:
-            bound, moved = self.clip_value, value.detach() - steps.old_value
-            loss = value_loss(value, target, steps.old_value, bound, loss_type)
-            outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
-        outputs["loss_critic"] = reduce(weight * loss, mask, self.reduction)
-        return outputs
-
-
-def _bound(clip_value: Optional[float | bool], clip_epsilon: float) -> Optional[float]:
-    """The bound that ``clip_value`` asks for: True is ``clip_epsilon``, False is none."""
-    if isinstance(clip_value, bool):
-        return clip_epsilon if clip_value else None
-    return clip_value
+            check_range(owner, name, bound, "in [0, 1)", lambda x: 0 <= x < 1)
+    return bounds

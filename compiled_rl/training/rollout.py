@@ -44,7 +44,8 @@ class Collector:
         """The next ``steps`` transitions of every environment, each field ``[T, B, ...]``.
 
         Returns:
-            ``observation``, ``action``, ``action_log_prob``, ``next_observation``,
+            ``observation``, ``action``, ``action_log_prob``, the parameters of the action's
+            distribution under the names that its family has for them, ``next_observation``,
             ``next_reward``, ``next_terminated`` and ``next_done``.
         """
         rows = [self._step() for _ in range(steps)]
@@ -52,7 +53,7 @@ class Collector:
 
     def _step(self) -> Rollout:
         observation = self.observation
-        action, log_prob = self.policy.act(observation, self.generator)
+        action, log_prob, params = self.policy.act(observation, generator=self.generator)
         with torch.no_grad():
             sent = self.policy.rescale(action).cpu().numpy()
         after, reward, terminated, truncated, info = self.envs.step(sent)
@@ -63,6 +64,7 @@ class Collector:
             "observation": observation,
             "action": action,
             "action_log_prob": log_prob,
+            **dict(zip(self.policy.family.param_names, params, strict=True)),
             "next_observation": _entered(self.observation, done, info.get("final_obs")),
             "next_reward": _floats(reward),
             "next_terminated": torch.as_tensor(terminated),

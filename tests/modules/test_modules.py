@@ -32,7 +32,7 @@ def policies() -> dict[str, Policy]:
 def test_a_policy_samples_what_it_says(kind):
     policy = policies()[kind]
     observation = torch.randn(5, 7, 4)
-    action, log_prob = policy.act(observation)
+    action, log_prob, _ = policy.act(observation)
     params = policy.params(observation)
     torch.testing.assert_close(policy.family.log_prob(params, action), log_prob)
     assert log_prob.shape == (5, 7)
@@ -45,7 +45,9 @@ def test_a_policy_samples_what_it_says(kind):
 @pytest.mark.parametrize("kind", policies())
 def test_noise_from_a_generator_repeats(kind):
     policy, observation = policies()[kind], torch.randn(9, 4)
-    one, other = (policy.act(observation, torch.Generator().manual_seed(3)) for _ in range(2))
+    one, other = (
+        policy.act(observation, generator=torch.Generator().manual_seed(3)) for _ in range(2)
+    )
     assert torch.equal(one.action, other.action)
 
 
@@ -79,7 +81,7 @@ def test_the_deployed_action_is_rescaled_and_the_stored_one_is_not():
     nn.init.constant_(policy.network[0].weight, 0)
     policy.network[0].bias.data = torch.tensor([0.5, 3.0])
     torch.testing.assert_close(policy(torch.zeros(1, 4)), torch.tensor([[1.0, 10.0]]))
-    action, log_prob = policy.act(torch.zeros(1000, 4))
+    action, log_prob, _ = policy.act(torch.zeros(1000, 4))
     assert (action > 1).any()
     expected = policy.family.log_prob(policy.params(torch.zeros(1000, 4)), action)
     torch.testing.assert_close(log_prob, expected.detach())

@@ -32,12 +32,50 @@ def linear_recurrence(x, decay, mask=None, reverse=True):
     return (out,)
 
 
-def ppo_clip(log_prob, behavior_log_prob, advantage, clip_epsilon_low=0.2, clip_epsilon_high=0.2):
+def policy_gradient(log_prob, advantage):
+    return ([-lp * a for lp, a in rows(log_prob, advantage)],)
+
+
+def weights(x, log_weight):
+    return [1.0] * len(x) if log_weight is None else [math.exp(w) for w in log_weight.tolist()]
+
+
+def ppo_clip(
+    log_prob,
+    behavior_log_prob,
+    advantage,
+    log_weight=None,
+    clip_epsilon_low=0.2,
+    clip_epsilon_high=0.2,
+):
     out = []
-    for new, old, a in rows(log_prob, behavior_log_prob, advantage):
+    weight = weights(log_prob, log_weight)
+    for (new, old, a), w in zip(rows(log_prob, behavior_log_prob, advantage), weight, strict=True):
         ratio = math.exp(new - old)
         bounded = min(max(ratio, 1 - clip_epsilon_low), 1 + clip_epsilon_high)
-        out.append(-min(ratio * a, bounded * a))
+        out.append(-min(ratio * a, bounded * a) * w)
+    return (out,)
+
+
+def ppo_surrogate(log_prob, behavior_log_prob, advantage, log_weight=None):
+    weight = weights(log_prob, log_weight)
+    steps = zip(rows(log_prob, behavior_log_prob, advantage), weight, strict=True)
+    return ([-math.exp(new) / math.exp(old) * a * w for (new, old, a), w in steps],)
+
+
+def ppo_kl_penalty(log_prob, behavior_log_prob, advantage, kl, log_weight=None, beta=1.0):
+    (surrogate,) = ppo_surrogate(log_prob, behavior_log_prob, advantage, log_weight)
+    return ([x + beta * d for x, d in zip(surrogate, kl.tolist(), strict=True)],)
+
+
+def importance_correction(
+    log_prob, proximal_log_prob, behavior_log_prob, max_importance_ratio=math.inf
+):
+    out = []
+    for new, proximal, old in rows(log_prob, proximal_log_prob, behavior_log_prob):
+        ratio = math.exp(new - old)
+        excess = min(1.0, max_importance_ratio / ratio)
+        out.append(math.log(math.exp(proximal) / math.exp(old) * excess))
     return (out,)
 
 
@@ -354,7 +392,13 @@ def variance(x, mask=None, correction=0):
     return (variance_of(kept(x, mask), correction),)
 
 
-def standardize(x, mask=None):
+def standardize(x, mask=None, exclude_dims=None):
+    if exclude_dims is not None:  # the last
+        out = x.clone()
+        for i in range(x.shape[-1]):
+            (column,) = standardize(x[..., i].flatten(), mask[..., i].flatten())
+            out[..., i] = x.new_tensor(column).view(x.shape[:-1])
+        return (out.tolist(),)
     values = kept(x, mask)
     m, s = mean_of(values), max(math.sqrt(variance_of(values, 1)), 1e-6)
     keep = [True] * len(x) if mask is None else mask.tolist()
@@ -396,3 +440,41 @@ def kl_k3(log_prob, behavior_log_prob):
 
 def clip_fraction(x, low, high, mask=None):
     return (mean_of([0.0 if low <= v <= high else 1.0 for v in kept(x, mask)]),)
+
+
+def next_beta(beta, kl, target_kl=0.01, increment=2.0, decrement=0.5):
+    out = []
+    for b, divergence in rows(beta, kl):
+        if divergence > 1.5 * target_kl:
+            b *= increment
+        elif divergence < target_kl / 1.5:
+            b *= decrement
+        out.append(b)
+    return (out,)
+
+
+def kl_adaptive_learning_rate(
+    learning_rate, kl, target_kl, factor, min_learning_rate, max_learning_rate
+):
+    out = []
+    for rate, divergence in rows(learning_rate, kl):
+        if divergence > 2 * target_kl:
+            rate /= factor
+        elif 0 < divergence < target_kl / 2:
+            rate *= factor
+        out.append(min(max(rate, min_learning_rate), max_learning_rate))
+    return (out,)
+
+
+def linear_schedule(fraction, start, end):
+    return ([(1 - f) * start + f * end for f in fraction.tolist()],)
+
+
+def exponential_schedule(fraction, start, end):
+    return ([math.exp((1 - f) * math.log(start) + f * math.log(end)) for f in fraction.tolist()],)
+
+
+def cosine_schedule(fraction, start, end):
+    """By the half angle: the share of ``start`` that is left is a squared cosine."""
+    left = [math.cos(math.pi * f / 2) ** 2 for f in fraction.tolist()]
+    return ([x * start + (1 - x) * end for x in left],)

@@ -173,3 +173,10 @@ def test_returns_of_finished_episodes():
 def test_another_autoreset_mode_is_refused(mode):
     with pytest.raises(ValueError, match=f"autoreset mode SAME_STEP, got {mode.name}"):
         Collector(counters(LIMIT, mode), make_policy())
+
+
+def test_the_distribution_that_acted_is_recorded():
+    policy = make_policy()
+    rollout = Collector(counters(LIMIT), policy).collect(4)
+    log_prob = policy.family.log_prob((rollout["logits"],), rollout["action"])
+    torch.testing.assert_close(log_prob, rollout["action_log_prob"])

@@ -14,6 +14,7 @@ from compiled_rl.modules.families.discrete import (
     OneHotCategorical,
 )
 from compiled_rl.modules.families.lookup import family_of
+from compiled_rl.modules.families.monte_carlo import monte_carlo_entropy, monte_carlo_kl
 from compiled_rl.modules.families.objects import FromDistribution
 
 __all__ = [
@@ -37,4 +38,6 @@ __all__ = [
     "TanhNormal",
     "TruncatedNormal",
     "family_of",
+    "monte_carlo_entropy",
+    "monte_carlo_kl",
 ]

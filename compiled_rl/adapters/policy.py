@@ -1,0 +1,145 @@
+"""A policy's distribution over a dict of tensors: one head, or several that are independent."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from compiled_rl.adapters.dispatch import Data
+from compiled_rl.adapters.fields import Key, joined, suffixed
+from compiled_rl.adapters.plain import PlainForm
+from compiled_rl.modules import Composite, Family, Policy
+from compiled_rl.modules.families import Params, monte_carlo_entropy, monte_carlo_kl
+
+
+class Head(NamedTuple):
+    """One distribution: its family, and the keys of its parameters and of its recorded action."""
+
+    family: Family
+    param_keys: tuple[Key, ...]
+    action_key: Key
+
+    def params(self, data: Data) -> Params:
+        """The parameters, in the family's order."""
+        return tuple(data[key] for key in self.param_keys)
+
+    @property
+    def entropy_key(self) -> Key:
+        """What the head's entropy is called."""
+        return suffixed(self.action_key, "_entropy")
+
+
+class Heads(NamedTuple):
+    """The joint distribution with which a policy ends."""
+
+    heads: tuple[Head, ...]
+    log_prob_keys: tuple[Key, ...]  # one for all heads, or one a head
+
+
+class PlainPolicy(PlainForm):
+    """The plain form of a policy: its calls end in the parameters of independent heads."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, "")
+        self.heads, self.log_prob_keys = heads_of(network, self.out_keys)
+        self.param_keys = tuple(key for head in self.heads for key in head.param_keys)
+        self.action_keys = tuple(head.action_key for head in self.heads)
+        self.keep(self.param_keys)
+
+    def log_prob(self, data: Data, actions: Sequence[Tensor]) -> Tensor:
+        """Log-probability ``[*B]`` of recorded actions, one a head, from ``forward``'s data."""
+        terms = [
+            head.family.log_prob(head.params(data), action)
+            for head, action in zip(self.heads, actions, strict=True)
+        ]
+        return _summed(terms)
+
+    def entropies(self, data: Data, samples: int) -> list[Tensor]:
+        """The entropy of each head, ``[*B]``; estimated from samples where no formula exists."""
+        return [
+            head.family.entropy(head.params(data))
+            if head.family.analytic_entropy
+            else monte_carlo_entropy(
+                head.family, head.params(data), samples, data.get(self.noise_key(head, "entropy"))
+            )
+            for head in self.heads
+        ]
+
+    def kl(self, old: Data, new: Data, samples: int) -> Tensor:
+        """``KL(old || new)``, ``[*B]``; estimated from samples where no formula exists."""
+        terms = [
+            head.family.kl(head.params(old), head.params(new))
+            if head.family.analytic_kl
+            else monte_carlo_kl(
+                head.family,
+                head.params(old),
+                head.params(new),
+                samples,
+                old.get(self.noise_key(head, "kl")),
+            )
+            for head in self.heads
+        ]
+        return _summed(terms)
+
+    def noise_keys(self, quantity: str) -> tuple[Key, ...]:
+        """Where the noise may be given of what has no formula, ``"entropy"`` or ``"kl"``."""
+        return tuple(
+            self.noise_key(head, quantity)
+            for head in self.heads
+            if not getattr(head.family, f"analytic_{quantity}")
+        )
+
+    def noise_key(self, head: Head, quantity: str) -> Key:
+        """Of one head: one noise a sample, stacked along the last axis; drawn if not given."""
+        name = f"{quantity}_noise"
+        return name if len(self.heads) == 1 else joined(name, head.action_key)
+
+
+def heads_of(network: nn.Module, out_keys: tuple[Key, ...]) -> Heads:
+    """Families, keys of parameters and actions, and keys of log-probabilities.
+
+    Raises:
+        TypeError: the network is no policy.
+    """
+    if isinstance(network, Policy):
+        return Heads(_plain_heads(network.family), ("action_log_prob",))
+    if not hasattr(network, "in_keys"):
+        raise TypeError(
+            "`actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
+            f"got {type(network).__name__}"
+        )
+    from compiled_rl.adapters.tensordict import tensordict_heads
+
+    return tensordict_heads(network, out_keys)
+
+
+def _plain_heads(family: Family) -> tuple[Head, ...]:
+    names: tuple[Key, ...] = family.param_names
+    if not isinstance(family, Composite):
+        return (Head(family, names, "action"),)
+    return tuple(
+        Head(head, names[where], ("action", name)) for name, (head, where) in family.heads.items()
+    )
+
+
+def one_or_several(keys: tuple[Key, ...]) -> Key | list[Key]:
+    """Keys as ``tensor_keys`` holds them."""
+    return keys[0] if len(keys) == 1 else list(keys)
+
+
+def joint_log_prob(recorded: Sequence[Tensor], log_prob: Tensor) -> Tensor:
+    """Recorded log-probabilities, one a head or one for all, as that of the joint action.
+
+    What a head of several recorded for each dimension of its action is summed, too.
+    """
+    if len(recorded) == 1:
+        return recorded[0]
+    batch = log_prob.dim()
+    return _summed([x.flatten(batch).sum(-1) if x.dim() > batch else x for x in recorded])
+
+
+def _summed(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for x in terms[1:]:
+        total = total + x
+    return total

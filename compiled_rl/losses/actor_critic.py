@@ -1,0 +1,416 @@
+"""What the losses of an actor and a critic share: recorded steps, entropy, value loss."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Optional, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from compiled_rl.adapters import Data, Field, Key, PlainForm, PlainPolicy, given, keyword
+from compiled_rl.adapters.fields import joined
+from compiled_rl.adapters.policy import Head, joint_log_prob, one_or_several
+from compiled_rl.estimators import ValueEstimators
+from compiled_rl.functional import clip_fraction, explained_variance, reduce, value_loss
+from compiled_rl.kernels.checks import check_shape
+from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.coefficients import by_head, check_count, check_range, one_spelling
+
+_FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
+
+INPUTS = (
+    Field("action", "action", "input", "[*B, ...]", "the recorded action, as sampled"),
+    Field("sample_log_prob", "action_log_prob", "input", "[*B]", "its log-probability then"),
+    Field("advantage", "advantage", "input", "[*B] or [*B, 1]", "computed if missing"),
+    Field("value_target", "value_target", "input", "[*B] or [*B, 1]", "comes with advantage"),
+    Field("value", "state_value", "input", "[*B] or [*B, 1]", "old value, for clip_value"),
+    Field("reward", ("next", "reward"), "input", "[*B] or [*B, 1]", "for the estimator"),
+    Field("done", ("next", "done"), "input", "bool [*B] or [*B, 1]", "for the estimator"),
+    Field("terminated", ("next", "terminated"), "input", "bool, as done", "for the estimator"),
+)
+ENTROPY = (
+    Field("entropy", "entropy", "output", "[]", "mean entropy in nats"),
+    Field("loss_entropy", "loss_entropy", "output", "[]", "weighted entropy bonus"),
+)
+
+
+class Steps(NamedTuple):
+    """What the objective needs of each step, all ``[*B]``; without a critic only the first two.
+
+    ``trailing`` is 1 if the advantage came as ``[*B, 1]``, else 0.
+    """
+
+    log_prob: Tensor
+    advantage: Tensor
+    value_target: Optional[Tensor] = None
+    value: Optional[Tensor] = None
+    old_value: Optional[Tensor] = None
+    mask: Optional[Tensor] = None
+    trailing: int = 0
+
+
+class ActorCriticOptions(TypedDict, total=False):
+    """The keyword arguments of every loss of an actor and a critic; see ``ActorCriticLoss``."""
+
+    loss_critic_type: Literal["l1", "l2", "smooth_l1"]
+    separate_losses: bool
+    functional: bool
+    reduction: Optional[Literal["none", "mean", "sum"]]
+    loss_mask_key: Optional[Key]
+    device: Optional[torch.device | str]
+    actor: Optional[nn.Module]
+    critic: Optional[nn.Module]
+    advantage_key: Optional[Key]
+    value_target_key: Optional[Key]
+    value_key: Optional[Key]
+
+
+class EntropyOptions(ActorCriticOptions, total=False):
+    """Those of a loss with an entropy bonus, too, but for ``entropy_bonus`` itself."""
+
+    samples_mc_entropy: int
+    entropy_coeff: Optional[float | Mapping[Key, float]]
+    entropy_coef: Optional[float | Mapping[Key, float]]
+    critic_coeff: Optional[float]
+    critic_coef: Optional[float]
+
+
+class ActorCriticLoss(LossModule):
+    """A loss of a policy and, most of the time, a critic, on recorded steps.
+
+        loss_critic  = critic_coeff * distance(value, value_target)
+        loss_entropy = -entropy_coeff * entropy
+
+    A subclass declares ``fields`` and computes ``policy_terms``.
+
+    Without ``advantage`` in the data, the value estimator computes it, and the value target,
+    along the last batch axis: pass sequences ``[*B, T]`` then, not a shuffled batch. Advantages,
+    targets, rewards, flags and the critic's output are all ``[*B]`` or all ``[*B, 1]``, where
+    ``[*B]`` is the shape of the action's log-probability.
+
+    Args:
+        actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``. With several
+            heads, ``action`` is one recorded tensor a head, and log-probabilities are summed.
+        critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
+            it may read what the actor computes, which is then computed once. None: there is no
+            ``loss_critic``, and ``advantage`` must be given.
+        loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        critic_coeff: weight of the critic's loss; None: there is none. ``critic_coef`` is the same.
+        clip_value: bound on the value's distance from the stored value; None or False: no bound.
+        entropy_bonus: whether there is a ``loss_entropy``.
+        samples_mc_entropy: samples that estimate an entropy without a formula, at least 1. Their
+            noise is drawn, unless it is given as ``entropy_noise``.
+        entropy_coeff: weight of the entropy, or one of each head, by the head's action key with or
+            without the suffix ``_entropy`` or ``_log_prob``; None: 0.01. ``entropy_coef`` is the
+            same.
+        separate_losses: whether the critic's loss leaves parameters and features that it shares
+            with the policy alone.
+        functional: accepted for the peer's sake. The networks are ordinary children either way,
+            the loss works inside ``torch.func.functional_call`` and under data parallelism.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``; None: ``"mean"``.
+        loss_mask_key: ``"auto"``, None, or the key of a mask of valid steps.
+        device: where the coefficients are; None: where the networks are.
+        actor: the same as ``actor_network``.
+        critic: the same as ``critic_network``.
+        advantage_key: as ``set_keys(advantage=...)``.
+        value_target_key: as ``set_keys(value_target=...)``.
+        value_key: as ``set_keys(value=...)``.
+
+    Raises:
+        KeyError: the critic has no output of the key of ``value``, or a head has no coefficient.
+        TypeError: a network is missing or of no known kind.
+        ValueError: an argument is out of its range, or was given under two names with two values.
+    """
+
+    default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.GAE
+    critic_output: ClassVar[str] = "loss_critic"
+    needs_critic: ClassVar[bool] = True
+    fixed: ClassVar[tuple[str, ...]] = (
+        "reduction",
+        "actor_network",
+        "critic_network",
+        "entropy_bonus",
+        "separate_losses",
+        "functional",
+    )
+
+    critic_coeff: Optional[float]  # 0-d buffers all: assign a number, and it is copied in place
+    clip_value: Optional[float]
+    _actor: PlainPolicy
+    _critic: PlainForm
+
+    def __init__(
+        self,
+        actor_network: Optional[nn.Module] = None,
+        critic_network: Optional[nn.Module] = None,
+        *,
+        loss_critic_type: Literal["l1", "l2", "smooth_l1"] = "smooth_l1",
+        critic_coeff: Optional[float] = 1.0,
+        clip_value: Optional[float | bool | Tensor] = None,
+        entropy_bonus: bool = False,
+        samples_mc_entropy: int = 1,
+        entropy_coeff: Optional[float | Mapping[Key, float]] = None,
+        separate_losses: bool = False,
+        functional: bool = True,
+        reduction: Optional[Literal["none", "mean", "sum"]] = None,
+        loss_mask_key: Optional[Key] = "auto",
+        device: Optional[torch.device | str] = None,
+        actor: Optional[nn.Module] = None,
+        critic: Optional[nn.Module] = None,
+        advantage_key: Optional[Key] = None,
+        value_target_key: Optional[Key] = None,
+        value_key: Optional[Key] = None,
+        entropy_coef: Optional[float | Mapping[Key, float]] = None,
+        critic_coef: Optional[float] = 1.0,
+    ) -> None:
+        super().__init__(reduction, loss_mask_key)
+        name = self.name
+        self.actor_network = _check_actor(
+            name, one_spelling(name, None, actor_network=actor_network, actor=actor)
+        )
+        self.critic_network = self._check_critic(
+            one_spelling(name, None, critic_network=critic_network, critic=critic)
+        )
+        self._shared: Optional[frozenset[str]] = None
+        # Outside the module tree: its modules are those of `actor_network` already.
+        object.__setattr__(self, "_actor", PlainPolicy(self.actor_network))
+        self.loss_critic_type = _check_distance(name, loss_critic_type)
+        self.entropy_bonus = entropy_bonus
+        self.samples_mc_entropy = check_count(name, "samples_mc_entropy", samples_mc_entropy)
+        self.separate_losses = separate_losses
+        self.functional = functional
+        self._device = _device_of(self.actor_network) if device is None else device
+        self._register_entropy(
+            one_spelling(name, None, entropy_coeff=entropy_coeff, entropy_coef=entropy_coef)
+        )
+        critic_coeff = one_spelling(name, 1.0, critic_coeff=critic_coeff, critic_coef=critic_coef)
+        self.register_coefficient("critic_coeff", critic_coeff if self.critic_network else None)
+        self.register_coefficient("clip_value", _check_clip_value(name, clip_value))
+        self._take_keys(advantage_key, value_target_key, value_key)
+        if self.critic_network is not None:
+            self.make_value_estimator()
+
+    def _check_critic(self, critic: Any) -> Optional[nn.Module]:
+        if critic is None and self.needs_critic:
+            raise TypeError(f"{self.name}: `critic_network` must be given, got None")
+        if not isinstance(critic, nn.Module | None):
+            raise TypeError(
+                f"{self.name}: `critic_network` must be an nn.Module or None, "
+                f"got {type(critic).__name__}"
+            )
+        return critic
+
+    def _take_keys(
+        self, advantage: Optional[Key], value_target: Optional[Key], value: Optional[Key]
+    ) -> None:
+        self.default_keys["action"] = one_or_several(self._actor.action_keys)
+        self.default_keys["sample_log_prob"] = one_or_several(self._actor.log_prob_keys)
+        self.tensor_keys = dict(self.default_keys)
+        given = {"advantage": advantage, "value_target": value_target, "value": value}
+        self.set_keys(**{name: key for name, key in given.items() if key is not None})
+
+    def register_coefficient(self, name: str, value: Optional[float | Tensor]) -> None:
+        """Register a 0-d buffer, on the device of the networks or on the one that was named."""
+        super().register_coefficient(name, value)
+        if value is not None:
+            self._buffers[name] = getattr(self, name).to(self._device)
+
+    def _register_entropy(self, coefficient: Any) -> None:
+        """One coefficient for all heads, or one a head."""
+        coefficient = 0.01 if coefficient is None else coefficient
+        heads = self._actor.action_keys
+        named: dict[str, Any] = {"entropy_coeff": coefficient}
+        if isinstance(coefficient, Mapping):
+            named = by_head(self.name, coefficient, heads)
+        elif not isinstance(coefficient, float | int | Tensor):
+            raise TypeError(
+                f"{self.name}: `entropy_coeff` must be a float or a mapping by head, "
+                f"got {coefficient!r}"
+            )
+        for name, x in named.items():
+            self.register_coefficient(name, x)
+        self._entropy_coefficients = (
+            tuple(named) if len(named) == len(heads) else (("entropy_coeff",) * len(heads))
+        )
+        if len(heads) > 1 and self.entropy_bonus:
+            self.fields = (*self.fields, *[_entropy_of(head) for head in self._actor.heads])
+
+    def critic(self) -> Optional[nn.Module]:
+        """The critic, which is lent to the value estimator."""
+        return self.critic_network
+
+    def networks(self) -> tuple[PlainForm, ...]:
+        """The actor and, if there is one, the critic, whose output has the key of ``value``."""
+        if self.critic_network is None:
+            return (self._actor,)
+        critic = self.plain_critic(self.critic_network)
+        self._actor.keep((*self._actor.param_keys, *critic.in_keys))
+        object.__setattr__(self, "_critic", critic)
+        self._shared = self._find_shared() if self.separate_losses else None
+        return self._actor, critic
+
+    def _find_shared(self) -> frozenset[str]:
+        """The critic's names of the parameters that the actor has, too."""
+        assert self.critic_network is not None
+        actors = {id(parameter) for parameter in self.actor_network.parameters()}
+        named = self.critic_network.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, parameter in named if id(parameter) in actors)
+
+    def other_keys(self) -> tuple[Key, ...]:
+        """The masks, and the noise of entropies without a formula."""
+        noise = self._actor.noise_keys("entropy") if self.entropy_bonus else ()
+        return (*super().other_keys(), *noise)
+
+    def absent(self) -> set[str]:
+        """The outputs of the entropy bonus, the critic and the value clip, where they are off."""
+        off: set[str] = set()
+        if not self.entropy_bonus:
+            off |= {"entropy", "loss_entropy"}
+        if self.critic_coeff is None:
+            off |= {self.critic_output, "value_clip_fraction", "explained_variance"}
+        if self.clip_value is None:
+            off |= {"value_clip_fraction"}
+        return off
+
+    def policy_terms(self, data: Data, policy: Data, steps: Steps) -> dict[str, Tensor]:
+        """The loss of the policy and its metrics.
+
+        Args:
+            data: what was recorded, by key.
+            policy: that and what the actor computes from it.
+            steps: what the objective needs.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, data: Data) -> dict[str, Tensor]:
+        """The losses and metrics by name; see the class."""
+        data = self.select_valid(data)
+        actions = self.require_each_recorded(data, "action")
+        policy = self._actor(data)
+        log_prob = self._actor.log_prob(policy, actions)
+        steps = self._steps(policy, log_prob, self.mask(data, log_prob.shape))
+        outputs = self.policy_terms(data, policy, steps)
+        if self.entropy_bonus:
+            outputs |= self._entropy_terms(policy, steps.mask)
+        if steps.value is not None and self.critic_coeff is not None:
+            outputs |= self._critic_terms(steps, self.critic_coeff)
+        return outputs
+
+    def behavior_log_prob(self, data: Data, log_prob: Tensor) -> Tensor:
+        """The recorded log-probability of the action, of the shape of that now."""
+        recorded = joint_log_prob(self.require_each_recorded(data, "sample_log_prob"), log_prob)
+        check_shape(self.name, "sample_log_prob", recorded, "log_prob", log_prob)
+        return recorded
+
+    def _steps(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
+        """Advantage and value terms, given or estimated, all aligned to ``[*B]``."""
+        if self.tensor_keys["advantage"] not in policy:
+            return self._estimate(policy, log_prob, mask)
+        found = {"advantage": self.require(policy, "advantage")}
+        if self.critic_coeff is not None:
+            found["value_target"] = self.require(policy, "value_target")
+            found |= self._values(policy)
+        return self._aligned(log_prob, mask, found)
+
+    def _estimate(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
+        """The steps of a sequence ``[*B, T]`` whose advantage was not given."""
+        if self._value_estimator is None:
+            raise RuntimeError(
+                f"{self.name}: the key {self.tensor_keys['advantage']!r} was not found, and "
+                f"without a `critic_network` it cannot be computed; the keys are {given(policy)}"
+            )
+        why = "to compute the missing `advantage`"
+        found = {name: self.require(policy, name, why) for name in _FOR_THE_ESTIMATOR}
+        found |= self._values(policy)
+        self.per_step(log_prob.shape, **found)
+        (advantage, value_target), mask = self._value_estimator.within(
+            policy, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()
+        )
+        terms = {"advantage": advantage, "value_target": value_target}
+        terms |= {name: found[name] for name in ("value", "old_value") if name in found}
+        return self._aligned(log_prob, mask, terms)
+
+    def _aligned(self, log_prob: Tensor, mask: Optional[Tensor], found: dict[str, Tensor]) -> Steps:
+        trailing = found["advantage"].dim() - log_prob.dim()
+        aligned = self.per_step(log_prob.shape, **found)
+        return Steps(log_prob, **aligned, mask=mask, trailing=trailing)
+
+    def _values(self, policy: Data) -> dict[str, Tensor]:
+        """The critic's value and, for ``clip_value``, the recorded one."""
+        computed = (
+            self._critic(policy)
+            if self._shared is None
+            else self._critic.without(policy, self._shared)
+        )
+        found = {"value": computed[self.tensor_keys["value"]]}
+        if self.clip_value is not None:
+            found["old_value"] = self.require(policy, "value", "for `clip_value`")
+        return found
+
+    def target_parameters(self) -> Optional[dict[str, Tensor]]:
+        """What the estimator values the states entered with; None: the critic itself."""
+        return None
+
+    def _entropy_terms(self, policy: Data, mask: Optional[Tensor]) -> dict[str, Tensor]:
+        entropies = self._actor.entropies(policy, self.samples_mc_entropy)
+        weights = [getattr(self, name) for name in self._entropy_coefficients]
+        total = torch.stack(entropies).sum(0)
+        loss = -sum(w * x for w, x in zip(weights, entropies, strict=True))
+        outputs = {
+            "entropy": reduce(total.detach(), mask),
+            "loss_entropy": reduce(loss, mask, self.reduction),
+        }
+        if len(entropies) > 1:
+            for head, x in zip(self._actor.heads, entropies, strict=True):
+                outputs[_entropy_of(head).name] = reduce(x.detach(), mask)
+        return outputs
+
+    def _critic_terms(self, steps: Steps, weight: float) -> dict[str, Tensor]:
+        value, target, mask = steps.value, steps.value_target, steps.mask
+        assert value is not None
+        assert target is not None
+        outputs = {"explained_variance": explained_variance(value, target, mask)}
+        loss_type = self.loss_critic_type
+        if self.clip_value is None or steps.old_value is None:
+            loss = value_loss(value, target, loss_type=loss_type)
+        else:
+            bound, moved = self.clip_value, value.detach() - steps.old_value
+            loss = value_loss(value, target, steps.old_value, bound, loss_type)
+            outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
+        outputs[self.critic_output] = reduce(weight * loss, mask, self.reduction)
+        return outputs
+
+
+def _check_actor(owner: str, actor: Any) -> nn.Module:
+    if not isinstance(actor, nn.Module):
+        raise TypeError(
+            f"{owner}: `actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
+            f"got {'None' if actor is None else type(actor).__name__}"
+        )
+    return actor
+
+
+def _check_distance(owner: str, kind: Any) -> Any:
+    if kind not in ("l1", "l2", "smooth_l1"):
+        raise ValueError(
+            f"{owner}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', got {kind!r}"
+        )
+    return kind
+
+
+def _check_clip_value(owner: str, bound: Any) -> Any:
+    """A bound, or None for none."""
+    if bound is None or bound is False:
+        return None
+    check_range(owner, "clip_value", bound, "positive", lambda x: x > 0)
+    return bound
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    first = next(network.parameters(), None)
+    return torch.get_default_device() if first is None else first.device
+
+
+def _entropy_of(head: Head) -> Field:
+    """The metric that is the entropy of one head of several."""
+    key = joined("composite_entropy", head.entropy_key)
+    return Field(keyword(key), key, "metric", "[]", "mean entropy of a head, in nats")

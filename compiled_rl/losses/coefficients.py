@@ -1,0 +1,81 @@
+"""Arguments of losses that have two spellings, and coefficients that may differ by head."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any, Optional
+
+from torch import Tensor
+
+from compiled_rl.adapters import Key, keyword
+from compiled_rl.adapters.fields import suffixed
+
+
+def one_spelling(owner: str, default: Any, **values: Any) -> Any:
+    """The value of an argument that has several names; ``default`` where none was given.
+
+    Raises:
+        ValueError: it was given under two names with two values.
+    """
+    given = {name: x for name, x in values.items() if x is not default and x != default}
+    chosen = next(iter(given.values()), default)
+    if any(x is not chosen and x != chosen for x in given.values()):
+        names = " and ".join(f"`{name}`" for name in given)
+        raise ValueError(
+            f"{owner}: {names} are one argument, got {' and '.join(map(str, given.values()))}"
+        )
+    return chosen
+
+
+def by_head(
+    owner: str, coefficients: Mapping[Key, float], actions: Sequence[Key]
+) -> dict[str, float]:
+    """A coefficient a head, in the heads' order, by the name of its buffer.
+
+    A head is named by the key of its action, by that of its entropy or of its log-probability, or
+    by the last part of its key if no other head ends so.
+
+    Raises:
+        KeyError: a head has no coefficient, or a coefficient no head.
+    """
+    ends = Counter(_end(action) for action in actions)
+    left, found = dict(coefficients), {}
+    for action in actions:
+        names = [action, suffixed(action, "_entropy"), suffixed(action, "_log_prob")]
+        names += [_end(action)] if ends[_end(action)] == 1 else []
+        name = next((name for name in names if name in left), None)
+        found[f"entropy_coeff_{keyword(action)}"] = _take(owner, left, name, action)
+    if left:
+        raise KeyError(
+            f"{owner}: `entropy_coeff` must be by head, {list(actions)}, got also {list(left)}"
+        )
+    return found
+
+
+def check_count(owner: str, argument: str, count: int) -> int:
+    """A number of samples."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{owner}: `{argument}` must be an integer of at least 1, got {count!r}")
+    return count
+
+
+def check_range(
+    owner: str, argument: str, value: Any, range_: str, fits: Callable[[float], bool]
+) -> None:
+    """A number, or a tensor of one."""
+    number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
+    if not number or (isinstance(value, Tensor) and value.dim()):
+        got = list(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"{owner}: `{argument}` must be a float or a 0-d tensor, got {got}")
+    if not fits(float(value)):
+        raise ValueError(f"{owner}: `{argument}` must be {range_}, got {float(value):g}")
+
+
+def _take(owner: str, left: dict[Key, float], name: Optional[Key], action: Key) -> float:
+    if name is None:
+        raise KeyError(f"{owner}: `entropy_coeff` must be given for the head {action!r}")
+    return left.pop(name)
+
+
+def _end(action: Key) -> str:
+    return action if isinstance(action, str) else action[-1]
