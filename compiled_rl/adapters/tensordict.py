@@ -49,14 +49,17 @@ class CalledStep(Step):
         named: Any = module
         super().__init__(module, _keys(named, "in_keys"), _keys(named, "out_keys"))
         states = {key for key in self.in_keys if in_next(key) in self.out_keys}
-        tolerant = getattr(module, "partial_tolerant", False)
-        self.optional = frozenset(self.in_keys if tolerant else states)
+        self.tolerant = getattr(module, "partial_tolerant", False)
+        self.optional = frozenset(self.in_keys if self.tolerant else states)
         self.recurrent = any(hasattr(part, "recurrent_mode") for part in module.modules())
 
     def __call__(self, data: Data) -> Data:
         """The outputs that the module gave, by key."""
         output = self._called(self.module, data)
         found = {key: output.get(key, None) for key in self.out_keys}
+        for key in self.computed():
+            if found[key] is None and not self.tolerant:
+                raise KeyError(f"{type(self.module).__name__} did not give its output {key!r}")
         return {key: x for key, x in found.items() if x is not None}
 
     def _called(self, function: Any, data: Data) -> Any:
