@@ -158,7 +158,7 @@ class LossModule(KeyedModule):
         self._check_time(tensordict, data)
         computed = self.evaluate(data)
         outputs = {name: computed[name] for name in self._given}
-        return write(self.name, tensordict, outputs, self.output_names)
+        return write(self.name, tensordict, outputs, self.output_names, self._nested)
 
     def _check_time(self, source: Any, data: Data) -> None:
         """Refuse sequences whose time is another axis than the estimator will take."""
