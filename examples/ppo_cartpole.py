@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import gymnasium as gym
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
 from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import Categorical
 from compiled_rl.training import Collector, load_checkpoint, save_checkpoint
+from examples.common import EPISODES, is_solved, layers, make_envs, mean_return, minibatches
+
+NAME = "CartPole-v1"
 
 
 class Config(NamedTuple):
@@ -36,22 +38,12 @@ class Progress(NamedTuple):
     mean_return: float
 
 
-def make_envs(count: int) -> VectorEnv:
-    """CartPole environments that reset in the step in which an episode ends."""
-    return gym.make_vec(
-        "CartPole-v1",
-        num_envs=count,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-    )
-
-
 def make_loss(config: Config) -> ClipPPOLoss:
     """Policy and critic of two layers each, on one running normaliser."""
     torch.manual_seed(config.seed)
     normalizer = ObservationNormalizer(4)
-    policy = Policy(nn.Sequential(normalizer, *_layers(), nn.Linear(64, 2)), Categorical)
-    critic = nn.Sequential(normalizer, *_layers(), ValueHead(64))
+    policy = Policy(nn.Sequential(normalizer, *layers(4), nn.Linear(64, 2)), Categorical)
+    critic = nn.Sequential(normalizer, *layers(4), ValueHead(64))
     loss = ClipPPOLoss(policy, critic, entropy_coeff=0.0, normalize_advantage=True)
     loss.make_value_estimator(gamma=config.gamma, lmbda=config.lmbda)
     return loss
@@ -71,13 +63,14 @@ def train(
     loss = make_loss(config)
     optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, eps=1e-5)
     update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode=config.mode)
-    collector = Collector(make_envs(config.envs), loss.actor_network, config.seed)
+    collector = Collector(make_envs(NAME, config.envs), loss.actor_network, config.seed)
     history = _load(checkpoint, loss, optimizer, collector) if resume else []
     try:
         while not _finished(history, config, collector):
             _anneal(loss, optimizer, config, history)
             batch = _estimate(loss, collector.collect(config.rollout))
-            for minibatch in _minibatches(batch, config, collector.generator):
+            pieces = minibatches(batch, config.minibatch, config.epochs, collector.generator)
+            for minibatch in pieces:
                 update(minibatch)
             loss.actor_network.network[0].update(batch["observation"])
             history.append(_progress(history, config, collector))
@@ -90,12 +83,8 @@ def train(
 
 def solved(history: list[Progress]) -> bool:
     """Whether the last 20 episodes reached the environment's threshold."""
-    threshold = gym.spec("CartPole-v1").reward_threshold
+    threshold = gym.spec(NAME).reward_threshold
     return bool(history) and history[-1].mean_return >= threshold
-
-
-def _layers() -> list[nn.Module]:
-    return [nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]
 
 
 def _estimate(loss: ClipPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,13 +93,6 @@ def _estimate(loss: ClipPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor
     batch = {name: rollout[name] for name in ("observation", "action", "action_log_prob")}
     batch |= {name: target[name] for name in ("advantage", "value_target")}
     return {name: x.flatten(0, 1) for name, x in batch.items()}
-
-
-def _minibatches(batch: dict[str, Tensor], config: Config, generator: torch.Generator):
-    size = len(batch["action"])
-    for _ in range(config.epochs):
-        for index in torch.randperm(size, generator=generator).split(config.minibatch):
-            yield {name: x[index] for name, x in batch.items()}
 
 
 def _anneal(
@@ -127,15 +109,12 @@ def _anneal(
 
 def _progress(history: list[Progress], config: Config, collector: Collector) -> Progress:
     before = history[-1].steps if history else 0
-    recent = collector.finished_returns[-20:]
-    return Progress(before + config.envs * config.rollout, sum(recent) / max(len(recent), 1))
+    return Progress(before + config.envs * config.rollout, mean_return(collector))
 
 
 def _finished(history: list[Progress], config: Config, collector: Collector) -> bool:
-    enough = len(collector.finished_returns) >= 20
-    return bool(history) and (
-        history[-1].steps >= config.total_steps or (enough and solved(history))
-    )
+    ended = bool(history) and history[-1].steps >= config.total_steps
+    return ended or is_solved(NAME, collector)
 
 
 def _save(
@@ -148,7 +127,7 @@ def _save(
     state = {
         "loss": loss.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "returns": collector.finished_returns[-20:],
+        "returns": collector.finished_returns[-EPISODES:],
         "history": [list(row) for row in history],
     }
     save_checkpoint(checkpoint, state)

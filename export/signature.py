@@ -65,7 +65,8 @@ def output_names(
         name = name_of(target)
         raise ExportError(f"{name} could not be called with {list(example)}: {error}") from error
     if given is None:
-        return ["action"] if isinstance(target, Policy) else list(outputs)
+        one = isinstance(target, Policy) and list(outputs) == ["output"]
+        return ["action"] if one else list(outputs)
     if len(given) != len(outputs):
         raise ExportError(f"`output_names` must name {len(outputs)} outputs, got {list(given)}")
     return list(given)

@@ -3,12 +3,13 @@
 from compiled_rl.adapters.dispatch import Data, given, output_type, read, write
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, keyword, unique
 from compiled_rl.adapters.keyed import KeyedModule
-from compiled_rl.adapters.plain import PlainForm, select_valid
+from compiled_rl.adapters.plain import HeadForm, PlainForm, select_valid
 from compiled_rl.adapters.policy import PlainPolicy
 
 __all__ = [
     "Data",
     "Field",
+    "HeadForm",
     "Key",
     "KeyedModule",
     "PlainForm",

@@ -43,15 +43,24 @@ def read(
     return data
 
 
-def write(owner: str, source: Any, outputs: dict[str, Tensor], out_keys: tuple[str, ...]) -> Any:
-    """The outputs in the form of the input: a named tuple of ``out_keys``, a dict, a TensorDict."""
+def write(
+    owner: str,
+    source: Any,
+    outputs: dict[str, Tensor],
+    out_keys: tuple[str, ...],
+    nested: Mapping[str, Key],
+) -> Any:
+    """The outputs in the form of the input: a named tuple of ``out_keys``, a dict, a TensorDict.
+
+    ``nested`` are the outputs that a TensorDict holds under another key than their name.
+    """
     if source is None:
         return output_type(owner, out_keys)(*[outputs[key] for key in out_keys])
     if not is_tensordict(source):
         return outputs
     from compiled_rl.adapters.tensordict import to_tensordict
 
-    return to_tensordict(outputs)
+    return to_tensordict({nested.get(name, name): x for name, x in outputs.items()})
 
 
 def write_into(

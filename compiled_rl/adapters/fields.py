@@ -38,6 +38,11 @@ def in_next(key: Key) -> Key:
     return joined("next", key)
 
 
+def is_next(key: Key) -> bool:
+    """Whether it is an entry of the state that was entered."""
+    return isinstance(key, tuple) and key[0] == "next"
+
+
 def joined(*keys: Key) -> tuple[str, ...]:
     """One key, nested, of several."""
     return tuple(part for key in keys for part in ((key,) if isinstance(key, str) else key))

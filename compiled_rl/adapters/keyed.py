@@ -75,6 +75,7 @@ class KeyedModule(CoefficientModule):
         given = [field for field in computed if field.name not in self.absent()]
         self._given = self._selected or tuple(field.name for field in given)
         outputs = tuple(field.name for field in given if field.kind == "output")
+        self._nested = {field.name: field.key for field in given if field.key != field.name}
         self.output_names = self._selected or outputs
         self.out_keys = tuple(self.tensor_keys.get(name, name) for name in self.output_names)
         output_type(self.name, self.output_names)  # made now: a compiled call only finds it
@@ -174,6 +175,7 @@ class KeyedModule(CoefficientModule):
                 f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
                 f"of the critic, whose outputs are {list(critic.out_keys)}"
             )
+        critic.keep([self.tensor_keys["value"]])
         return critic
 
     def require(self, data: Data, name: str, why: str = "") -> Tensor:

@@ -1,6 +1,6 @@
 """The plain form of a network: its calls over a dict of tensors, whatever wraps them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
 import torch
@@ -8,14 +8,55 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from compiled_rl.adapters.dispatch import Data, given, is_tensordict
-from compiled_rl.adapters.fields import Key, in_next, keyword, unique
-from compiled_rl.modules import Policy
+from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
+from compiled_rl.modules import Policy, Reads
 
-Step = tuple[nn.Module, tuple[Key, ...], tuple[Key, ...]]
+START: Key = "is_init"  # as TorchRL calls the first step of an episode, wherever it is recorded
+
+
+class Step:
+    """One call of a network: a module that takes the tensors of its keys, and returns tensors.
+
+    Args:
+        module: what is called.
+        in_keys: of its arguments, in order.
+        out_keys: of what it returns, in order. An output under ``"next"`` is for acting: what was
+            recorded there is what counts.
+    """
+
+    optional: frozenset[Key] = frozenset()  # the inputs that may be missing
+
+    def __init__(
+        self, module: nn.Module, in_keys: tuple[Key, ...], out_keys: tuple[Key, ...]
+    ) -> None:
+        self.module, self.in_keys, self.out_keys = module, in_keys, out_keys
+
+    def __call__(self, data: Data) -> Data:
+        """The outputs, by key."""
+        outputs = self.module(*[data[key] for key in self.in_keys])
+        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        if len(outputs) != len(self.out_keys):
+            raise ValueError(
+                f"a network must return {len(self.out_keys)} tensors, for {list(self.out_keys)}, "
+                f"got {len(outputs)}"
+            )
+        return dict(zip(self.out_keys, outputs, strict=True))
+
+    def computed(self) -> set[Key]:
+        """The keys of the outputs that are kept."""
+        return {key for key in self.out_keys if not is_next(key)}
+
+    def check_inputs(self, data: Data) -> None:
+        """Refuse data in which an input is missing."""
+        for key in self.in_keys:
+            if key not in data and key not in self.optional:
+                raise KeyError(
+                    f"the network input `{keyword(key)}` was not found; the keys are {given(data)}"
+                )
 
 
 class PlainForm(nn.Module):
-    """``(module, in_keys, out_keys)`` in order, over a dict of tensors; intermediates stay in it.
+    """The steps of a network in order, over a dict of tensors; intermediates stay in it.
 
     It is held outside the module tree of its owner, which registers ``network`` itself.
     """
@@ -24,26 +65,34 @@ class PlainForm(nn.Module):
         super().__init__()
         self.network = network
         self.out_key = out_key
-        steps = _steps(network, out_key)
-        self.calls = [module for module, _, _ in steps]
-        self.wiring = [(in_keys, out_keys) for _, in_keys, out_keys in steps]
-        self.out_keys = unique(key for _, out_keys in self.wiring for key in out_keys)
-        self.in_keys = _in_keys(self.wiring)
+        self._all = list(_steps(network, out_key))
+        self._take(self._all)
+
+    def _take(self, steps: list[Step]) -> None:
+        self.steps = steps
+        self.in_keys = _in_keys(steps)
+        self.optional = frozenset(key for step in steps for key in step.optional)
+        self.out_keys = unique(
+            key for step in steps for key in step.out_keys if key in step.computed()
+        )
+
+    def keep(self, keys: Iterable[Key]) -> None:
+        """Make those steps only without which ``keys`` could not be computed."""
+        needed, steps = set(keys), list[Step]()
+        for step in reversed(self._all):
+            if needed & step.computed():
+                needed = (needed - step.computed()) | set(step.in_keys)
+                steps.insert(0, step)
+        self._take(steps)
 
     def forward(self, data: Data) -> Data:
         """``data`` and what the network computes from it."""
         if not torch.compiler.is_compiling():
             self.check_fresh()
         data = dict(data)
-        for call, (in_keys, out_keys) in zip(self.calls, self.wiring, strict=True):
-            for key in in_keys:
-                if key not in data:
-                    raise KeyError(
-                        f"the network input `{keyword(key)}` was not found; "
-                        f"the keys are {given(data)}"
-                    )
-            outputs = call(*[data[key] for key in in_keys])
-            data.update(zip(out_keys, _as_tuple(outputs, out_keys), strict=True))
+        for step in self.steps:
+            step.check_inputs(data)
+            data.update({key: x for key, x in step(data).items() if not is_next(key)})
         return data
 
     def detached(self, data: Data, params: Any = None) -> Data:
@@ -61,11 +110,8 @@ class PlainForm(nn.Module):
     def without(self, data: Data, names: frozenset[str]) -> Data:
         """``forward`` with the parameters of these names held out, and with inputs held out, too.
 
-        Nothing is held out where there are no names.
+        Without names only the inputs are, which another network may have computed.
         """
-        if not names:
-            out: Data = self(data)
-            return out
         named: dict[str, Tensor] = {
             name: p for name, p in self.network.named_parameters() if name in names
         }
@@ -87,14 +133,12 @@ class PlainForm(nn.Module):
         return params
 
     def at_next(self, data: Data) -> Data:
-        """The network's inputs at the state that was entered, under the names of the root."""
-        missing = [keyword(in_next(key)) for key in self.in_keys if in_next(key) not in data]
-        if missing:
-            raise KeyError(
-                f"the network inputs {missing} at the next state were not found; "
-                f"the keys are {given(data)}"
-            )
-        return {key: data[in_next(key)] for key in self.in_keys}
+        """The network's inputs at the state that was entered, under the names of the root.
+
+        The states entered make a sequence of their own, which starts anew where that of the states
+        left does.
+        """
+        return at_next(data, self.in_keys, self.optional)
 
     def check_fresh(self) -> None:
         """Refuse a network whose submodules are no longer those that were found.
@@ -102,12 +146,50 @@ class PlainForm(nn.Module):
         Raises:
             RuntimeError: a submodule was replaced.
         """
-        now = [module for module, _, _ in _steps(self.network, self.out_key)]
-        if any(a is not b for a, b in zip(now, self.calls, strict=False)):
+        now = _steps(self.network, self.out_key)
+        if any(a.module is not b.module for a, b in zip(now, self._all, strict=False)):
             raise RuntimeError(
                 f"a submodule of {type(self.network).__name__} was replaced after the loss was "
                 "made; make the loss again"
             )
+
+
+class HeadForm:
+    """A network behind the part of another one that computes what it reads.
+
+    Called like a ``PlainForm``; where the data have the head's inputs, only the head is.
+    """
+
+    def __init__(self, trunk: PlainForm, head: PlainForm) -> None:
+        self.trunk, self.head = trunk, head
+        self.optional = trunk.optional | head.optional
+        self.in_keys = _in_keys([*trunk.steps, *head.steps])
+
+    def at_next(self, data: Data) -> Data:
+        """See ``PlainForm.at_next``."""
+        if all(in_next(key) in data for key in self.head.in_keys):
+            return self.head.at_next(data)
+        return at_next(data, self.in_keys, self.optional)
+
+    def detached(self, data: Data, params: Any = None) -> Data:
+        """See ``PlainForm.detached``; ``params`` are the head's."""
+        if any(key not in data for key in self.head.in_keys):
+            data = self.trunk.detached(data)
+        return self.head.detached(data, params)
+
+
+def at_next(data: Data, keys: Iterable[Key], optional: frozenset[Key]) -> Data:
+    """What ``keys`` name at the state that was entered; see ``PlainForm.at_next``."""
+    found = {key: data[in_next(key)] for key in keys if in_next(key) in data}
+    if START in keys and START in data:
+        found[START] = data[START] | found.get(START, data[START])
+    missing = [keyword(in_next(k)) for k in keys if k not in found and k not in optional]
+    if missing:
+        raise KeyError(
+            f"the network inputs {missing} at the next state were not found; "
+            f"the keys are {given(data)}"
+        )
+    return found
 
 
 def flat_parameters(params: Any) -> dict[str, Tensor]:
@@ -127,37 +209,35 @@ def select_valid(data: Data, mask: Optional[Tensor]) -> Data:
 def _select(x: Tensor, mask: Tensor) -> Tensor:
     if x.shape[: mask.dim()] != mask.shape:
         return x
-    valid = mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
-    return torch.where(valid, x, torch.zeros_like(x))
+    return torch.where(beside(mask, x), x, torch.zeros_like(x))
+
+
+def beside(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask with the axes that ``x`` has beyond it."""
+    return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
 
 
 def _steps(network: nn.Module, out_key: Key) -> Sequence[Step]:
     """The network's calls; a plain module reads ``observation`` and gives ``out_key``."""
     if isinstance(network, Policy):
-        return [(network.network, ("observation",), network.family.param_names)]
+        return [_plain_step(network.network, network.family.param_names)]
     if hasattr(network, "in_keys"):
         from compiled_rl.adapters.tensordict import steps_of
 
         return steps_of(network)
-    return [(network, ("observation",), (out_key,))]
+    return [_plain_step(network, (out_key,))]
 
 
-def _in_keys(wiring: Sequence[tuple[tuple[Key, ...], tuple[Key, ...]]]) -> tuple[Key, ...]:
+def _plain_step(network: nn.Module, out_keys: tuple[Key, ...]) -> Step:
+    in_keys = network.keys if isinstance(network, Reads) else ("observation",)
+    return Step(network, in_keys, out_keys)
+
+
+def _in_keys(steps: Sequence[Step]) -> tuple[Key, ...]:
     """What must come from outside: read by a call and not computed by one before it."""
     needed: list[Key] = []
     computed: set[Key] = set()
-    for in_keys, out_keys in wiring:
-        needed += [key for key in in_keys if key not in computed]
-        computed |= set(out_keys)
+    for step in steps:
+        needed += [key for key in step.in_keys if key not in computed]
+        computed |= step.computed()
     return unique(needed)
-
-
-def _as_tuple(outputs: Any, out_keys: tuple[Key, ...]) -> tuple[Tensor, ...]:
-    if isinstance(outputs, Tensor):
-        outputs = (outputs,)
-    if len(outputs) != len(out_keys):
-        raise ValueError(
-            f"a network must return {len(out_keys)} tensors, for {list(out_keys)}, "
-            f"got {len(outputs)}"
-        )
-    return tuple(outputs)

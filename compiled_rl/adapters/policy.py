@@ -44,6 +44,7 @@ class PlainPolicy(PlainForm):
         self.heads, self.log_prob_keys = heads_of(network, self.out_keys)
         self.param_keys = tuple(key for head in self.heads for key in head.param_keys)
         self.action_keys = tuple(head.action_key for head in self.heads)
+        self.keep(self.param_keys)
 
     def log_prob(self, data: Data, actions: Sequence[Tensor]) -> Tensor:
         """Log-probability ``[*B]`` of recorded actions, one a head, from ``forward``'s data."""

@@ -1,50 +1,146 @@
 """What is known of TensorDict; imported only when a user hands one over."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import tensordict
 from tensordict.nn import (
     CompositeDistribution,
+    InteractionType,
     ProbabilisticTensorDictModule,
-    TensorDictModuleBase,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictModuleWrapper,
     TensorDictSequential,
+    set_interaction_type,
 )
 from torch import Tensor, nn
 
-from compiled_rl.adapters.fields import Key, joined
+from compiled_rl.adapters.dispatch import Data
+from compiled_rl.adapters.fields import Key, in_next, joined
 from compiled_rl.adapters.plain import Step
 from compiled_rl.adapters.policy import Head, Heads
 from compiled_rl.modules import family_of
 
+_LEAF, _WRAPPER = TensorDictModule.forward, TensorDictModuleWrapper.forward
+_SEQUENCES = (TensorDictSequential.forward, ProbabilisticTensorDictSequential.forward)
+# Noise on top of a policy, known by name: TorchRL is not imported here.
+_EXPLORATION = ("EGreedyModule", "AdditiveGaussianModule", "OrnsteinUhlenbeckProcessModule")
 
-def to_tensordict(tensors: dict[str, Tensor]) -> Any:
+
+def to_tensordict(tensors: dict[Key, Tensor]) -> Any:
     """A TensorDict without batch dimensions, as losses return it."""
     return tensordict.TensorDict(tensors, [])
 
 
-def steps_of(module: nn.Module) -> list[Step]:
-    """The flattened calls of a TensorDict module: ``(module, in_keys, out_keys)``, in order.
+class CalledStep(Step):
+    """A TensorDict module without a plain form, called as it is: a TensorDict in, its outputs out.
 
-    A distribution at the end computes nothing that is needed and is left out.
+    The TensorDict has the module's inputs, and as its batch the longest leading shape that they
+    share and that leaves each of them an axis. TorchRL's recurrent modules take it for sequences,
+    time last, as they do in TorchRL's losses, and what would be sampled is deterministic. What a
+    recurrent module's state is, its outputs say: the input of which there is a next one. It need
+    not be recorded, and begins with zeros then. Of a ``partial_tolerant`` module no input need be.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        named: Any = module
+        super().__init__(module, _keys(named, "in_keys"), _keys(named, "out_keys"))
+        states = {key for key in self.in_keys if in_next(key) in self.out_keys}
+        tolerant = getattr(module, "partial_tolerant", False)
+        self.optional = frozenset(self.in_keys if tolerant else states)
+        self.recurrent = any(hasattr(part, "recurrent_mode") for part in module.modules())
+
+    def __call__(self, data: Data) -> Data:
+        """The outputs that the module gave, by key."""
+        inputs = {key: data[key] for key in self.in_keys if key in data}
+        source = tensordict.TensorDict(inputs, _batch(list(inputs.values())))
+        with self._sequences(), set_interaction_type(InteractionType.DETERMINISTIC):
+            output = self.module(source)
+        found = {key: output.get(key, None) for key in self.out_keys}
+        return {key: x for key, x in found.items() if x is not None}
+
+    def _sequences(self) -> AbstractContextManager[Any]:
+        """What makes TorchRL's recurrent modules, if there are any, run over time."""
+        if not self.recurrent:
+            return nullcontext()
+        mode: AbstractContextManager[Any] = sys.modules["torchrl.modules"].set_recurrent_mode(True)
+        return mode
+
+
+def _keys(module: Any, name: str) -> tuple[Key, ...]:
+    keys = tuple(getattr(module, name, ()))
+    if not keys:
+        raise TypeError(f"a TensorDict network must say its `{name}`, got {type(module).__name__}")
+    return keys
+
+
+def _batch(tensors: list[Tensor]) -> tuple[int, ...]:
+    """The longest leading shape that all share and that leaves each of them an axis."""
+    rank = min([x.dim() - 1 for x in tensors], default=0)
+    shared = 0
+    while shared < rank and all(x.shape[shared] == tensors[0].shape[shared] for x in tensors):
+        shared += 1
+    return tuple(tensors[0].shape[:shared]) if tensors else ()
+
+
+def steps_of(module: nn.Module) -> list[Step]:
+    """The flattened calls of a TensorDict module, in order.
+
+    Left out are a distribution at the end, which computes nothing that is needed (nor is it needed
+    that an action be projected to its range), and TorchRL's exploration modules: a loss learns the
+    policy, not its noise.
 
     Raises:
-        TypeError: a part does more than call its module, so that it has no plain form.
+        TypeError: a part is no TensorDict module.
     """
-    if isinstance(module, ProbabilisticTensorDictModule):
+    leaves = _leaves(module)
+    last = leaves[-1] if isinstance(leaves[-1], ProbabilisticTensorDictModule) else None
+    return [_step(leaf) for leaf in leaves if leaf is not last]
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    """The parts that are called, in order, but for the noise.
+
+    A policy's own wrapper counts for nothing: its distribution is that of its parts.
+    """
+    if any(cls.__name__ in _EXPLORATION and _is_torchrl(cls) for cls in type(module).__mro__):
         return []
-    _check_plain(module)
-    if isinstance(module, TensorDictSequential):
-        return [step for part in module._module_iter() for step in steps_of(part)]
-    leaf: Any = module
-    return [(leaf.module, tuple(leaf.in_keys), tuple(leaf.out_keys))]
+    forward = getattr(module.forward, "__func__", None)
+    named: Any = module
+    policy = isinstance(module, ProbabilisticTensorDictSequential)
+    if policy or (forward in _SEQUENCES and _is_plain(module)):
+        return [leaf for part in named._module_iter() for leaf in _leaves(part)]
+    if forward is _WRAPPER and _is_plain(module):
+        return _leaves(named.td_module)
+    return [module]
+
+
+def _is_torchrl(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "torchrl"
+
+
+def _is_plain(module: nn.Module) -> bool:
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and not getattr(module, "partial_tolerant", False)
+
+
+def _step(leaf: nn.Module) -> Step:
+    named: Any = leaf
+    plain = getattr(leaf.forward, "__func__", None) is _LEAF and _is_plain(leaf)
+    if plain and named._kwargs is None and named.method is None and not named.method_kwargs:
+        return Step(named.module, tuple(named.in_keys), tuple(named.out_keys))
+    return CalledStep(leaf)
 
 
 def tensordict_heads(network: nn.Module, out_keys: tuple[Key, ...]) -> Heads:
     """The heads of the distribution with which a TensorDict policy ends.
 
     Raises:
-        TypeError: there is no such distribution, or it needs a parameter that is not computed.
+        TypeError: there is no such distribution, there are several, or a parameter of it is not
+            computed.
     """
     last = _distribution_of(network)
     log_prob_keys = tuple(last.log_prob_keys)
@@ -81,34 +177,22 @@ def _composite_heads(last: Any, out_keys: tuple[Key, ...]) -> Iterator[Head]:
         yield _head(distribution, extra.get(name, {}), keys, names.get(name, name))
 
 
-def _distribution_of(module: nn.Module) -> ProbabilisticTensorDictModule:
+def _distribution_of(network: nn.Module) -> ProbabilisticTensorDictModule:
     """The one distribution with which a policy ends.
 
     Raises:
-        TypeError: there is none, or it is not the last.
+        TypeError: there is none, it is not the last, or it is conditioned on others.
     """
-    last = list(module._module_iter())[-1] if isinstance(module, TensorDictSequential) else module
-    if isinstance(last, TensorDictSequential):
-        return _distribution_of(last)
-    if not isinstance(last, ProbabilisticTensorDictModule):
+    leaves = _leaves(network)
+    if not isinstance(leaves[-1], ProbabilisticTensorDictModule):
         raise TypeError(
             "`actor_network` must end in a ProbabilisticTensorDictModule, "
-            f"got {type(last).__name__} at the end of {type(module).__name__}"
+            f"got {type(leaves[-1]).__name__} at the end of {type(network).__name__}"
         )
-    return last
-
-
-def _check_plain(module: nn.Module) -> None:
-    if not isinstance(module, TensorDictModuleBase):
+    several = {id(leaf) for leaf in leaves if isinstance(leaf, ProbabilisticTensorDictModule)}
+    if len(several) > 1 and getattr(network, "return_composite", False):
         raise TypeError(
-            f"a TensorDict network must be made of TensorDict modules, got {type(module).__name__}"
+            f"`actor_network` must have one distribution, got {len(several)} that are conditioned "
+            "on one another; join independent ones in a CompositeDistribution"
         )
-    definer = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    if definer.__module__.split(".")[0] != "tensordict" or hooked:
-        raise TypeError(
-            f"{type(module).__name__} has no plain form: its forward is overridden or hooked; "
-            "pass a TensorDictModule or a TensorDictSequential of them"
-        )
-    if getattr(module, "partial_tolerant", False):
-        raise TypeError(f"{type(module).__name__} has no plain form: it is partial_tolerant")
+    return leaves[-1]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from compiled_rl.adapters import (
     Data,
     Field,
+    HeadForm,
     Key,
     KeyedModule,
     PlainForm,
@@ -78,6 +79,7 @@ class ValueEstimatorBase(KeyedModule):
     gamma: Tensor
     _critic: Optional[Critic]
     _lent: Optional[nn.Module] = None
+    _lent_actor: Optional[nn.Module] = None
 
     def __init__(
         self,
@@ -147,7 +149,9 @@ class ValueEstimatorBase(KeyedModule):
             self._buffers[name] = getattr(self, name).to(self.device)
 
     def lend(self, value_network: nn.Module, actor_network: Optional[nn.Module] = None) -> None:
-        """Use the networks of a loss, whose children they stay; most need no actor.
+        """Use the networks of a loss, whose children they stay.
+
+        Of the actor, most evaluate no more than what a critic reads that is not in the data.
 
         Raises:
             KeyError: the critic has no output of the key of ``value``.
@@ -164,6 +168,7 @@ class ValueEstimatorBase(KeyedModule):
             )
         before = self._lent
         object.__setattr__(self, "_lent", value_network)
+        object.__setattr__(self, "_lent_actor", actor_network)
         try:
             self.wire()
         except KeyError:
@@ -173,12 +178,22 @@ class ValueEstimatorBase(KeyedModule):
     def networks(self) -> tuple[PlainForm, ...]:
         """The critic, if there is one."""
         network = self.value_network if self._lent is None else self._lent
+        forms = () if network is None else self._forms_of(self.plain_critic(network))
         critic = None
-        if network is not None:
-            critic = Critic(self.plain_critic(network), self.tensor_keys["value"], self.calls)
+        if forms:
+            form = forms[0] if len(forms) == 1 else HeadForm(*forms)
+            critic = Critic(form, self.tensor_keys["value"], self.calls)
         # Outside the module tree: its modules are those of a child already.
         object.__setattr__(self, "_critic", critic)
-        return () if critic is None else (critic.form,)
+        return forms
+
+    def _forms_of(self, critic: PlainForm) -> tuple[PlainForm, ...]:
+        """The critic and, before it, the part of a lent actor that computes what it reads."""
+        if self._lent_actor is None:
+            return (critic,)
+        trunk = PlainForm(self._lent_actor, "")
+        trunk.keep(critic.in_keys)
+        return (trunk, critic) if trunk.steps else (critic,)
 
     def other_keys(self) -> tuple[Key, ...]:
         """The values of the states entered, and the mask."""

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.adapters import Data, Key, PlainForm
+from compiled_rl.adapters import Data, HeadForm, Key, PlainForm, in_next
+from compiled_rl.adapters.plain import START
 from compiled_rl.estimators.axes import Axes
 from compiled_rl.estimators.shifted import make_slots, take
 
@@ -32,12 +33,12 @@ class Critic:
     """A critic with its parameters held out.
 
     Args:
-        form: its plain form.
+        form: its plain form; of a head, that with the part of the actor that it needs.
         key: of its output.
         calls: how it is called.
     """
 
-    def __init__(self, form: PlainForm, key: Key, calls: Calls) -> None:
+    def __init__(self, form: PlainForm | HeadForm, key: Key, calls: Calls) -> None:
         self.form, self.key, self.calls = form, key, calls
 
     def values(
@@ -67,7 +68,17 @@ class Critic:
         return Values(value, self.next_values(data, axes, ends[0], target_params))
 
     def next_values(self, data: Data, axes: Axes, terminated: Tensor, params: Any) -> Tensor:
-        """The values of the states entered."""
+        """The values of the states entered.
+
+        Raises:
+            ValueError: a recurrent critic would not know what came before them.
+        """
+        recorded = any(in_next(key) in data for key in self.form.optional)
+        if START in self.form.in_keys and not recorded:
+            raise ValueError(
+                "a recurrent critic must be `shifted`, so that one call remembers the states left "
+                "when it values those entered, or its state must be in the data at the next state"
+            )
         return self._call(self._entered(data, axes, terminated), axes, params)
 
     def _entered(self, data: Data, axes: Axes, terminated: Tensor) -> Data:
@@ -122,7 +133,12 @@ class Critic:
             )
         mask = None if mask is None else axes.batched(mask).movedim(axes.time, -1)
         slots = make_slots(terminated, done, mask, self.calls.shifted_budget)
+        # In one sequence with the states left, those entered begin no episode, and go on with the
+        # state that is there: a recorded one is not read.
         entered = self._entered(data, axes, ends[0])
+        passed_by = [key for key in self.form.optional if key in data and key not in entered]
+        passed_by += [START] if START in entered else []
+        entered |= {key: torch.zeros_like(data[key]) for key in passed_by}
         inputs = {
             key: take(torch.cat([data[key], x], axes.time), slots.source, axes.time)
             for key, x in entered.items()

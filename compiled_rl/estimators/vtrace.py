@@ -77,7 +77,7 @@ class VTrace(ValueEstimatorBase):
             KeyError: the critic has no output of the key of ``value``.
             ValueError: the estimator has another critic of its own, or of another loss.
         """
-        super().lend(value_network)
+        super().lend(value_network, actor_network)
         if self.actor_network is None and actor_network is not None:
             self._use(actor_network)
 

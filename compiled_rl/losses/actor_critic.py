@@ -243,6 +243,7 @@ class ActorCriticLoss(LossModule):
         if self.critic_network is None:
             return (self._actor,)
         critic = self.plain_critic(self.critic_network)
+        self._actor.keep((*self._actor.param_keys, *critic.in_keys))
         object.__setattr__(self, "_critic", critic)
         self._shared = self._find_shared() if self.separate_losses else None
         return self._actor, critic

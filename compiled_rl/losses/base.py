@@ -50,19 +50,34 @@ class LossModule(KeyedModule):
             raise ValueError(
                 f"{self.name}: `reduction` must be in {_REDUCTIONS}, got {reduction!r}"
             )
-        if not (loss_mask_key is None or isinstance(loss_mask_key, str | tuple)):
-            raise ValueError(
-                f"{self.name}: `loss_mask_key` must be 'auto', None or a key, got {loss_mask_key!r}"
-            )
         self.reduction = reduction
         self.value_type: Any = None
         self._were_set: set[str] = set()
         self._value_estimator: Optional[ValueEstimatorBase] = None
-        self.mask_keys = _mask_keys(loss_mask_key)
+        self._loss_mask_key = self._check_mask_key(loss_mask_key)
+
+    @property
+    def loss_mask_key(self) -> Optional[Key]:
+        """Where the mask of valid steps is found; see the class. It may be set at any time."""
+        return self._loss_mask_key
+
+    @loss_mask_key.setter
+    def loss_mask_key(self, key: Optional[Key]) -> None:
+        self._loss_mask_key = self._check_mask_key(key)
+        self.wire()
+
+    def _check_mask_key(self, key: Any) -> Optional[Key]:
+        if key is None or isinstance(key, str):
+            return key
+        if not (isinstance(key, tuple) and all(isinstance(part, str) for part in key)):
+            raise ValueError(
+                f"{self.name}: `loss_mask_key` must be 'auto', None or a key, got {key!r}"
+            )
+        return key
 
     def other_keys(self) -> tuple[Key, ...]:
         """The masks."""
-        return self.mask_keys
+        return _mask_keys(self.loss_mask_key)
 
     def critic(self) -> Optional[nn.Module]:
         """The network that a value estimator is lent, if there is one."""
@@ -143,7 +158,7 @@ class LossModule(KeyedModule):
         self._check_time(tensordict, data)
         computed = self.evaluate(data)
         outputs = {name: computed[name] for name in self._given}
-        return write(self.name, tensordict, outputs, self.output_names)
+        return write(self.name, tensordict, outputs, self.output_names, self._nested)
 
     def _check_time(self, source: Any, data: Data) -> None:
         """Refuse sequences whose time is another axis than the estimator will take."""
@@ -194,11 +209,11 @@ class LossModule(KeyedModule):
 
     def _masks(self, data: Data) -> list[tuple[Key, Tensor]]:
         """The masks that were given, by key; one that was asked for must be."""
-        found = [(key, data[key]) for key in self.mask_keys if key in data]
-        if self.mask_keys != _AUTOMATIC_MASKS and len(found) < len(self.mask_keys):
+        keys = _mask_keys(self.loss_mask_key)
+        found = [(key, data[key]) for key in keys if key in data]
+        if keys != _AUTOMATIC_MASKS and len(found) < len(keys):
             raise KeyError(
-                f"{self.name}: the mask {self.mask_keys[0]!r} was not found; "
-                f"the keys are {given(data)}"
+                f"{self.name}: the mask {keys[0]!r} was not found; the keys are {given(data)}"
             )
         for key, mask in found:
             if mask.dtype != torch.bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, Key, PlainPolicy, given, keyword
+from compiled_rl.adapters.plain import beside
 from compiled_rl.functional import (
     clip_fraction,
     effective_sample_size,
@@ -320,8 +321,9 @@ class KLPENPPOLoss(PPOLoss):
 
     The old distribution's parameters must be recorded, under the keys under which the actor gives
     them. ``beta`` moves as running statistics do: at a call in training mode with gradients
-    enabled, and at no other. Inside ``torch.func.grad`` or ``vmap`` it cannot: set ``adapt_beta``
-    to False there, and assign ``next_beta``'s result yourself.
+    enabled, and at no other. The paper moves it once an update of the policy, after all epochs on the
+    same data: set ``adapt_beta`` to False and call ``adapt``. So do inside ``torch.func.grad`` and
+    ``vmap``, which let no buffer move.
 
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
@@ -333,7 +335,7 @@ class KLPENPPOLoss(PPOLoss):
         decrement: in (0, 1].
         samples_mc_kl: samples that estimate a divergence without a formula, at least 1. Their
             noise is drawn, unless it is given as ``kl_noise``.
-        adapt_beta: whether ``beta`` moves.
+        adapt_beta: whether ``beta`` moves by itself.
         clip_value: bound on the value's distance from the stored value; None or False: no bound.
         **options: see ``PPOLoss`` and ``ActorCriticLoss``.
 
@@ -399,21 +401,39 @@ class KLPENPPOLoss(PPOLoss):
         self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
     ) -> dict[str, Tensor]:
         """The penalised surrogate; moves ``beta``."""
-        self._check_old(proximal)
-        divergence = self._actor.kl(proximal, policy, self.samples_mc_kl)
+        old = self._old(proximal, policy, steps.mask)
+        divergence = self._actor.kl(old, policy, self.samples_mc_kl)
         # Used before it moves, also by the gradient.
         beta: Any = self.beta.clone()
         log_probs = (ratio.log_prob, ratio.proximal)
         loss = ppo_kl_penalty(*log_probs, steps.advantage, divergence, beta, ratio.log_weight)
         mean = reduce(divergence.detach(), steps.mask)
         if self.adapt_beta and self.training and torch.is_grad_enabled():
-            self._adapt(mean)
+            self.adapt(mean)
         return {"loss_objective": reduce(loss, steps.mask, self.reduction), "kl": mean}
 
     @torch.no_grad()
-    def _adapt(self, mean: Tensor) -> None:
-        kl = mean.to(self.beta.dtype)
+    def adapt(self, kl: Tensor) -> None:
+        """Move ``beta`` by the rule.
+
+        Args:
+            kl: mean KL(old || new) in nats, 0-d.
+        """
+        kl = kl.to(self.beta.dtype)
         self.beta.copy_(next_beta(self.beta, kl, self.dtarg, self.increment, self.decrement))
+
+    def _old(self, proximal: Data, policy: Data, mask: Optional[Tensor]) -> Data:
+        """The old distribution's parameters; the new one's, detached, where a step is not valid.
+
+        What replaces such a step's record, zeros, may be no parameters: a scale of zero diverges.
+        """
+        self._check_old(proximal)
+        if mask is None:
+            return proximal
+        return proximal | {
+            key: torch.where(beside(mask, proximal[key]), proximal[key], policy[key].detach())
+            for key in self._actor.param_keys
+        }
 
     def _check_old(self, proximal: Data) -> None:
         for key in self._actor.param_keys:

@@ -28,9 +28,12 @@ from compiled_rl.modules.heads import (
 )
 from compiled_rl.modules.normalizer import ObservationNormalizer
 from compiled_rl.modules.policy import ActionOutput, Policy
+from compiled_rl.modules.reads import Reads
+from compiled_rl.modules.recurrent import GRU
 from compiled_rl.modules.targets import frozen_copy
 
 __all__ = [
+    "GRU",
     "ActionOutput",
     "ActionRescaler",
     "Bernoulli",
@@ -49,6 +52,7 @@ __all__ = [
     "ObservationNormalizer",
     "OneHotCategorical",
     "Policy",
+    "Reads",
     "StateDependentScale",
     "StateIndependentScale",
     "TanhDeterministic",

@@ -32,7 +32,8 @@ class Policy(nn.Module):
     Args:
         network: from an observation to the family's parameters: one tensor, or a tuple in the
             order of ``family.param_names``. Put an ``ObservationNormalizer`` first in it and it is
-            trained, saved and exported with the policy.
+            trained, saved and exported with the policy. Of other inputs, or several, wrap it in
+            ``Reads``; the policy is then called with them, in that order.
         family: a ``Family``, or a distribution's class or function, as ``family_of`` takes it.
         rescale: from the stored action to the environment's, ``ActionRescaler`` for instance;
             None: they are the same.
@@ -51,18 +52,20 @@ class Policy(nn.Module):
         self.family = family_of(family)
         self.rescale = nn.Identity() if rescale is None else rescale
 
-    def params(self, observation: Tensor) -> Params:
-        """The distribution's parameters at ``observation``."""
-        output = self.network(observation)
+    def params(self, observation: Tensor, *others: Tensor) -> Params:
+        """The distribution's parameters at ``observation`` and what else the network reads."""
+        output = self.network(observation, *others)
         return (output,) if isinstance(output, Tensor) else tuple(output)
 
-    def forward(self, observation: Tensor) -> Action:
+    def forward(self, observation: Tensor, *others: Tensor) -> Action:
         """The deterministic action in the environment's units: what an artefact computes."""
-        return self.rescale(self.family.mode(self.params(observation)))
+        return self.rescale(self.family.mode(self.params(observation, *others)))
 
     @torch.no_grad()
-    def act(self, observation: Tensor, generator: Optional[Generator] = None) -> ActionOutput:
+    def act(
+        self, observation: Tensor, *others: Tensor, generator: Optional[Generator] = None
+    ) -> ActionOutput:
         """Sample an action to store, with its log-probability, without gradients."""
-        params = self.params(observation)
+        params = self.params(observation, *others)
         noise = self.family.draw_noise(params, generator)
         return ActionOutput(*self.family.sample_with_log_prob(params, noise), params)

@@ -53,7 +53,7 @@ class Collector:
 
     def _step(self) -> Rollout:
         observation = self.observation
-        action, log_prob, params = self.policy.act(observation, self.generator)
+        action, log_prob, params = self.policy.act(observation, generator=self.generator)
         with torch.no_grad():
             sent = self.policy.rescale(action).cpu().numpy()
         after, reward, terminated, truncated, info = self.envs.step(sent)

@@ -1,4 +1,4 @@
-"""ClipPPOLoss: its ways of being called, parity with the peer, masks, and bad input."""
+"""ClipPPOLoss: its ways of being called, masks, and bad input."""
 
 import copy
 import pickle
@@ -40,8 +40,6 @@ from tests.losses.networks import (
 
 kinds = pytest.mark.parametrize("kind", ["normal", "categorical"])
 LOSSES = ("loss_objective", "loss_entropy", "loss_critic")
-# Scalars here, vectors over time there; see docstrings.
-OURS_ALONE = ("ESS", "explained_variance")
 
 
 def make(kind: str = "normal", **arguments) -> ClipPPOLoss:
@@ -183,76 +181,6 @@ def test_the_wrappers_of_torchrl_are_plain():
     mine, expected = ClipPPOLoss(*networks)(data), TorchRLClipPPOLoss(*networks)(data)
     for name in (*LOSSES, "kl_approx", "clip_fraction"):
         torch.testing.assert_close(mine[name], expected[name])
-
-
-# ---- parity --------------------------------------------------------------------------------------
-
-
-@kinds
-@pytest.mark.parametrize("shape", [(7,), (5, 4)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"clip_epsilon": 0.1, "entropy_coeff": 0.5, "critic_coeff": 0.3},
-        {"loss_critic_type": "l2", "clip_value": 0.3},
-        {"loss_critic_type": "l1", "clip_value": True},
-        {"normalize_advantage": True},
-        {"reduction": "sum"},
-        {"reduction": "none"},
-        {"entropy_bonus": False},
-    ],
-    ids=lambda arguments: " ".join(f"{k}={v}" for k, v in arguments.items()) or "defaults",
-)
-def test_parity_with_torchrl(kind, shape, dtype, arguments):
-    actor, critic = (network.to(dtype) for network in plain_networks(kind))
-    wrapped = tensordict_networks(actor, critic)
-    ours, theirs = ClipPPOLoss(*wrapped, **arguments), TorchRLClipPPOLoss(*wrapped, **arguments)
-    ours, theirs = ours.to(dtype), theirs.to(dtype)  # the coefficients too
-    data = make_data(actor, shape, dtype)
-    mine, expected = ours(data), theirs(data)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-10
-    for name in set(expected.keys()) - set(OURS_ALONE):
-        torch.testing.assert_close(mine[name], expected[name], rtol=tolerance, atol=tolerance)
-    networks = nn.ModuleList([actor, critic])
-    for a, b in zip(gradients(mine, networks), gradients(expected, networks), strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-@kinds
-def test_parity_with_torchrl_when_the_advantage_is_computed(kind):
-    actor, critic = (network.double() for network in plain_networks(kind))
-    wrapped = tensordict_networks(actor, critic)
-    ours, theirs = ClipPPOLoss(*wrapped), TorchRLClipPPOLoss(*wrapped)
-    ours.make_value_estimator(gamma=0.9, lmbda=0.8)
-    from torchrl.objectives import ValueEstimators
-
-    theirs.make_value_estimator(ValueEstimators.GAE, gamma=0.9, lmbda=0.8)
-    data = make_data(actor, (5, 6), torch.float64)
-    data = without(data, "advantage", "value_target", "state_value")
-    mine, expected = ours(data), theirs(data)
-    for name in LOSSES:
-        torch.testing.assert_close(mine[name], expected[name], rtol=1e-6, atol=1e-6)
-
-
-def test_parity_with_torchrl_of_masks():
-    actor, critic = plain_networks("normal")
-    wrapped = tensordict_networks(actor, critic)
-    data = make_data(actor, (5, 4))
-    data["collector", "mask"] = torch.rand(5, 4) < 0.6
-    mine, expected = ClipPPOLoss(*wrapped)(data), TorchRLClipPPOLoss(*wrapped)(data)
-    for name in LOSSES:
-        torch.testing.assert_close(mine[name], expected[name])
-
-
-def test_flat_metrics_of_torchrl_are_ours():
-    actor, critic = plain_networks("normal")
-    wrapped = tensordict_networks(actor, critic)
-    data = make_data(actor, (50,))
-    mine, expected = ClipPPOLoss(*wrapped)(data), TorchRLClipPPOLoss(*wrapped)(data)
-    for name in OURS_ALONE:
-        torch.testing.assert_close(mine[name], expected[name].squeeze(), rtol=1e-4, atol=1e-5)
 
 
 # ---- masks ---------------------------------------------------------------------------------------
@@ -618,8 +546,6 @@ def test_bad_arguments(arguments, kind, sentence):
 def test_networks_of_no_known_kind():
     with pytest.raises(TypeError, match="`actor_network` must be a Policy or a Prob"):
         ClipPPOLoss(mlp(2), mlp(1))
-    with pytest.raises(TypeError, match=r"`distribution` must be .* got torch.Normal"):
-        Policy(mlp(2), torch.distributions.Normal)
     actor, critic = plain_networks("normal")
 
     class Overridden(TensorDictModule):
@@ -709,19 +635,9 @@ def refused_networks():
     partial = TensorDictSequential(
         TensorDictModule(critic, ["observation"], ["state_value"]), partial_tolerant=True
     )
-    bounded = ProbabilisticTensorDictSequential(
-        TensorDictModule(actor.network, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"],
-            ["action"],
-            distribution_class=IndependentNormal,
-            distribution_kwargs={"tanh_loc": True},
-        ),
-    )
     return [
         (actor, hooked, "TensorDictModule has no plain form: its forward is overridden or hooked"),
         (actor, partial, "TensorDictSequential has no plain form: it is partial_tolerant"),
-        (bounded, critic, r"without arguments of its own, got distribution_kwargs \['tanh_loc'\]"),
         (actor, torch.tanh, "`critic_network` must be an nn.Module or None, got builtin"),
     ]
 

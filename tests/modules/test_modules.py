@@ -45,7 +45,9 @@ def test_a_policy_samples_what_it_says(kind):
 @pytest.mark.parametrize("kind", policies())
 def test_noise_from_a_generator_repeats(kind):
     policy, observation = policies()[kind], torch.randn(9, 4)
-    one, other = (policy.act(observation, torch.Generator().manual_seed(3)) for _ in range(2))
+    one, other = (
+        policy.act(observation, generator=torch.Generator().manual_seed(3)) for _ in range(2)
+    )
     assert torch.equal(one.action, other.action)
 
 

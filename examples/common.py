@@ -1,0 +1,50 @@
+"""What the examples share: environments, layers, minibatches, and the return so far."""
+
+from collections.abc import Iterator
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor, nn
+
+from compiled_rl.training import Collector
+
+EPISODES = 20  # a mean return is that of the last so many
+
+
+def make_envs(name: str, count: int) -> VectorEnv:
+    """Environments that reset in the step in which an episode ends."""
+    return gym.make_vec(
+        name,
+        num_envs=count,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+    )
+
+
+def layers(inputs: int, width: int = 64) -> list[nn.Module]:
+    """Two hidden layers."""
+    return [nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()]
+
+
+def minibatches(
+    batch: dict[str, Tensor], size: int, epochs: int, generator: torch.Generator
+) -> Iterator[dict[str, Tensor]]:
+    """The batch in pieces of ``size``, in another order in each epoch."""
+    for _ in range(epochs):
+        order = torch.randperm(len(batch["action"]), generator=generator)
+        for index in order.split(size):
+            yield {name: x[index] for name, x in batch.items()}
+
+
+def mean_return(collector: Collector) -> float:
+    """Of the last episodes; zero before the first has ended."""
+    recent = collector.finished_returns[-EPISODES:]
+    return sum(recent) / max(len(recent), 1)
+
+
+def is_solved(name: str, collector: Collector) -> bool:
+    """Whether the last episodes reached the threshold that the environment declares."""
+    threshold = gym.spec(name).reward_threshold
+    enough = len(collector.finished_returns) >= EPISODES
+    return threshold is not None and enough and mean_return(collector) >= threshold

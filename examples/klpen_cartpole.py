@@ -1,0 +1,57 @@
+"""PPO with an adaptive KL penalty on CartPole-v1: collect, estimate, update, in one file."""
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from compiled_rl import KLPENPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
+from compiled_rl.modules import Categorical
+from compiled_rl.training import Collector
+from examples.common import is_solved, layers, make_envs, mean_return, minibatches
+
+NAME, ENVS, ROLLOUT = "CartPole-v1", 8, 128
+RECORDED = ("observation", "action", "action_log_prob", "logits")  # the old policy, too
+
+
+def make_loss(seed: int) -> KLPENPPOLoss:
+    """Policy and critic of two layers each, on one running normaliser."""
+    torch.manual_seed(seed)
+    normalizer = ObservationNormalizer(4)
+    policy = Policy(nn.Sequential(normalizer, *layers(4), nn.Linear(64, 2)), Categorical)
+    critic = nn.Sequential(normalizer, *layers(4), ValueHead(64))
+    options = {"entropy_coeff": 0.0, "normalize_advantage": True}
+    loss = KLPENPPOLoss(policy, critic, dtarg=0.01, adapt_beta=False, **options)
+    return loss.make_value_estimator(gamma=0.99, lmbda=0.95)
+
+
+def estimate(loss: KLPENPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rollout with advantage and value target, flat."""
+    target = loss.value_estimator(rollout, time_dim=0)
+    batch = {name: rollout[name] for name in RECORDED}
+    batch |= {name: target[name] for name in ("advantage", "value_target")}
+    return {name: x.flatten(0, 1) for name, x in batch.items()}
+
+
+def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
+    """Train until the environment is solved or the steps are used up; print the mean return."""
+    loss = make_loss(seed)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3, eps=1e-5)
+    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="compiled" if compile else "eager")
+    collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
+    for taken in range(0, steps, ENVS * ROLLOUT):
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - taken / steps)
+        batch = estimate(loss, collector.collect(ROLLOUT))
+        pieces = minibatches(batch, 256, 10, collector.generator)
+        divergences = [update(minibatch)["kl"] for minibatch in pieces]
+        kl = torch.stack(divergences[-4:]).mean()  # of the last epoch
+        loss.adapt(kl)  # once for all epochs, as in the paper
+        loss.actor_network.network[0].update(batch["observation"])
+        reached = f"return {mean_return(collector):6.1f}  beta {float(loss.beta):.3g}"
+        print(f"{taken + ENVS * ROLLOUT:7,} steps  {reached}  kl {float(kl):.4f}")
+        if is_solved(NAME, collector):
+            break
+    return mean_return(collector)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,62 @@
+"""PPO on HalfCheetah-v5: continuous actions, rescaled to the actuators by the policy itself."""
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
+from compiled_rl.functional import linear_schedule
+from compiled_rl.modules import ActionRescaler, Normal, StateIndependentScale
+from compiled_rl.training import Collector
+from examples.common import layers, make_envs, mean_return, minibatches
+
+NAME, ENVS, ROLLOUT = "HalfCheetah-v5", 8, 256
+OBSERVATION, ACTION = 17, 6
+RECORDED = ("observation", "action", "action_log_prob")
+
+
+def make_loss(seed: int) -> ClipPPOLoss:
+    """Policy and critic of two layers each, on one running normaliser."""
+    torch.manual_seed(seed)
+    normalizer = ObservationNormalizer(OBSERVATION)
+    mean = nn.Linear(64, ACTION)
+    nn.init.orthogonal_(mean.weight, 0.01)  # the first actions are small
+    network = nn.Sequential(
+        normalizer, *layers(OBSERVATION), mean, StateIndependentScale(ACTION, 0.6)
+    )
+    policy = Policy(network, Normal, ActionRescaler(-torch.ones(ACTION), torch.ones(ACTION)))
+    critic = nn.Sequential(normalizer, *layers(OBSERVATION), ValueHead(64))
+    loss = ClipPPOLoss(policy, critic, entropy_coeff=0.0, normalize_advantage=True)
+    return loss.make_value_estimator(gamma=0.99, lmbda=0.95)
+
+
+def estimate(loss: ClipPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rollout with advantage and value target, flat."""
+    target = loss.value_estimator(rollout, time_dim=0)
+    batch = {name: rollout[name] for name in RECORDED}
+    batch |= {name: target[name] for name in ("advantage", "value_target")}
+    return {name: x.flatten(0, 1) for name, x in batch.items()}
+
+
+def main(steps: int = 1_000_000, seed: int = 0, compile: bool = True) -> float:
+    """Train for so many steps; print and return the mean return of the last 20 episodes."""
+    loss = make_loss(seed)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3, eps=1e-5)
+    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="compiled" if compile else "eager")
+    collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
+    for taken in range(0, steps, ENVS * ROLLOUT):
+        left = torch.tensor(taken / steps)
+        optimizer.param_groups[0]["lr"] = float(linear_schedule(left, 1e-3, 0.0))
+        batch = estimate(loss, collector.collect(ROLLOUT))
+        for minibatch in minibatches(batch, 256, 10, collector.generator):
+            metrics = update(minibatch)
+        loss.actor_network.network[0].update(batch["observation"])
+        if taken // (ENVS * ROLLOUT) % 20 == 19:
+            reached = f"return {mean_return(collector):7.1f}"
+            print(f"{taken:9,} steps  {reached}  kl {float(metrics['kl_approx']):.4f}")
+    print(f"mean return {mean_return(collector):.1f}")
+    return mean_return(collector)
+
+
+if __name__ == "__main__":
+    typer.run(main)
