@@ -185,7 +185,7 @@ def compare(mine: TensorDictBase, name: Any, x: Tensor, close: dict[str, float])
         x = x.squeeze()
     if name == "kl" or "composite_entropy" in name:
         x = x.mean()  # one for each step there
-    got = mine[name if isinstance(name, str) else "_".join(name)]
+    got = mine[name]
     torch.testing.assert_close(got, x, **close, msg=lambda m: f"{name}: {m}")
 
 
