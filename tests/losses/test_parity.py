@@ -152,7 +152,7 @@ def entropy_noise(ours: Any, shape: torch.Size, dtype: torch.dtype, seed: int) -
         return {}
     torch.manual_seed(seed)
     zeros = torch.zeros(ours.samples_mc_entropy, *shape, ACTION, dtype=dtype)
-    return {"entropy_noise": torch.normal(zeros, torch.ones_like(zeros)).movedim(0, -2)}
+    return {"entropy_noise": torch.normal(zeros, torch.ones_like(zeros)).movedim(0, -1)}
 
 
 def assert_parity(
