@@ -295,8 +295,7 @@ def test_a_policy_acts_with_it(name):
     row = ROWS[name]
     torch.manual_seed(0)
     policy, observation = Policy(Network(row), row.family), torch.randn(5, 4)
-    action, log_prob = policy.act(observation, torch.Generator().manual_seed(0))
-    params = policy.params(observation)
+    action, log_prob, params = policy.act(observation, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(log_prob, row.family.log_prob(params, action))
     assert log_prob.shape == (5,)
     assert not log_prob.requires_grad
@@ -310,7 +309,7 @@ def test_a_policy_acts_by_sample_with_log_prob():
     observation = torch.zeros(3, 4)
     noise = policy.family.draw_noise(policy.params(observation), torch.Generator().manual_seed(0))
     expected = policy.family.sample_with_log_prob(policy.params(observation), noise)[1]
-    got = policy.act(observation, torch.Generator().manual_seed(0)).log_prob
+    got = policy.act(observation, generator=torch.Generator().manual_seed(0)).log_prob
     torch.testing.assert_close(got, expected.detach())
 
 
