@@ -321,9 +321,9 @@ class KLPENPPOLoss(PPOLoss):
 
     The old distribution's parameters must be recorded, under the keys under which the actor gives
     them. ``beta`` moves as running statistics do: at a call in training mode with gradients
-    enabled, and at no other. The paper moves it once an update of the policy, after all epochs on the
-    same data: set ``adapt_beta`` to False and call ``adapt``. So do inside ``torch.func.grad`` and
-    ``vmap``, which let no buffer move.
+    enabled, and at no other. The paper moves it once an update of the policy, after all epochs on
+    the same data: set ``adapt_beta`` to False and call ``adapt``. So do inside ``torch.func.grad``
+    and ``vmap``, which let no buffer move.
 
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
