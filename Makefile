@@ -33,6 +33,7 @@ slow: .venv/installed  ## only what `test` leaves out: Inductor everywhere, lear
 bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.estimators_cuda
+	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.updates
 
 clean:

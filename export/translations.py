@@ -49,21 +49,30 @@ def _linear_recurrence(x: Any, decay: Any, time_dim: int, reverse: bool) -> Any:
     return op.Transpose(_scan(x, decay, **directions), perm=back)
 
 
-@script()
-def _erfinv(y: TFloat) -> TFloat:
-    """Winitzki's formula, then Halley's method on ``Erf``, which gains all of float32's digits."""
-    a = op.CastLike(op.Constant(value_float=0.147), y)
-    half = op.CastLike(op.Constant(value_float=0.5), y)
-    one = op.CastLike(op.Constant(value_float=1.0), y)
-    pi = op.CastLike(op.Constant(value_float=3.14159265), y)
-    slope = op.CastLike(op.Constant(value_float=1.12837917), y)
-    log = op.Log((one - y) * (one + y))
-    t = one / (half * pi * a) + half * log
-    x = op.Sign(y) * op.Sqrt(op.Sqrt(t * t - log / a) - t)
-    d = op.Erf(x) - y
-    x = x - d / (slope * op.Exp(-x * x) + x * d)
-    d = op.Erf(x) - y
-    return x - d / (slope * op.Exp(-x * x) + x * d)
+# Giles 2012, Approximating the erfinv function, table 5: exact to float32's last digits.
+_CENTRE = [2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087]
+_CENTRE += [-0.00125372503, -0.00417768164, 0.246640727, 1.50140941]
+_TAIL = [-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773]
+_TAIL += [-0.0076224613, 0.00943887047, 1.00167406, 2.83297682]
+
+
+def _erfinv(y: Any) -> Any:
+    """A polynomial in the middle and another one in the tails, where ``Erf`` has no digits left."""
+
+    def number(x: float) -> Any:
+        return op.CastLike(op.Constant(value_float=x), y)
+
+    def polynomial(coefficients: Sequence[float], x: Any) -> Any:
+        total = number(coefficients[0])
+        for coefficient in coefficients[1:]:
+            total = op.Add(op.Mul(total, x), number(coefficient))
+        return total
+
+    one = number(1.0)
+    w = op.Neg(op.Log(op.Mul(op.Sub(one, y), op.Add(one, y))))
+    centre = polynomial(_CENTRE, op.Sub(w, number(2.5)))
+    tail = polynomial(_TAIL, op.Sub(op.Sqrt(op.Max(w, number(5.0))), number(3.0)))
+    return op.Mul(y, op.Where(op.Less(w, number(5.0)), centre, tail))
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -65,8 +65,18 @@ class PlainForm(nn.Module):
         super().__init__()
         self.network = network
         self.out_key = out_key
-        self._all = list(_steps(network, out_key))
+        self._all = self.find_steps()
         self._take(self._all)
+
+    def find_steps(self) -> list[Step]:
+        """The network's calls; a plain module reads ``observation`` and gives ``out_key``."""
+        if isinstance(self.network, Policy):
+            return [_plain_step(self.network.network, self.network.family.param_names)]
+        if hasattr(self.network, "in_keys"):
+            from compiled_rl.adapters.tensordict import steps_of
+
+            return steps_of(self.network)
+        return [_plain_step(self.network, (self.out_key,))]
 
     def _take(self, steps: list[Step]) -> None:
         self.steps = steps
@@ -115,7 +125,8 @@ class PlainForm(nn.Module):
         named: dict[str, Tensor] = {
             name: p for name, p in self.network.named_parameters() if name in names
         }
-        return self._held_out({key: x.detach() for key, x in data.items()}, named)
+        inputs = {key: data[key].detach() for key in self.in_keys if key in data}
+        return self._held_out(inputs, named)
 
     def _held_out(self, data: Data, named: dict[str, Tensor]) -> Data:
         """The parameters come from the module at the call: a functional call around it works."""
@@ -146,7 +157,7 @@ class PlainForm(nn.Module):
         Raises:
             RuntimeError: a submodule was replaced.
         """
-        now = _steps(self.network, self.out_key)
+        now = self.find_steps()
         if any(a.module is not b.module for a, b in zip(now, self._all, strict=False)):
             raise RuntimeError(
                 f"a submodule of {type(self.network).__name__} was replaced after the loss was "
@@ -215,17 +226,6 @@ def _select(x: Tensor, mask: Tensor) -> Tensor:
 def beside(mask: Tensor, x: Tensor) -> Tensor:
     """The mask with the axes that ``x`` has beyond it."""
     return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
-
-
-def _steps(network: nn.Module, out_key: Key) -> Sequence[Step]:
-    """The network's calls; a plain module reads ``observation`` and gives ``out_key``."""
-    if isinstance(network, Policy):
-        return [_plain_step(network.network, network.family.param_names)]
-    if hasattr(network, "in_keys"):
-        from compiled_rl.adapters.tensordict import steps_of
-
-        return steps_of(network)
-    return [_plain_step(network, (out_key,))]
 
 
 def _plain_step(network: nn.Module, out_keys: tuple[Key, ...]) -> Step:

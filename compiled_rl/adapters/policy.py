@@ -1,15 +1,16 @@
 """A policy's distribution over a dict of tensors: one head, or several that are independent."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Optional
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
 
 from compiled_rl.adapters.dispatch import Data
 from compiled_rl.adapters.fields import Key, joined, suffixed
-from compiled_rl.adapters.plain import PlainForm
+from compiled_rl.adapters.plain import PlainForm, Step
 from compiled_rl.modules import Composite, Family, Policy
-from compiled_rl.modules.families import Params, monte_carlo_entropy, monte_carlo_kl
+from compiled_rl.modules.families import Action, Params, monte_carlo_entropy, monte_carlo_kl
 
 
 class Head(NamedTuple):
@@ -36,6 +37,37 @@ class Heads(NamedTuple):
     log_prob_keys: tuple[Key, ...]  # one for all heads, or one a head
 
 
+class GivenDistribution(Family):
+    """A distribution that the network gives as an object: what the object can do.
+
+    It cannot be recorded as tensors, so that there is no divergence from an earlier one.
+    """
+
+    param_names = ("distribution",)
+
+    def log_prob(self, params: Any, action: Action) -> Tensor:
+        """The object's."""
+        log_prob: Tensor = params[0].log_prob(action)
+        return log_prob
+
+    def entropy(self, params: Any) -> Tensor:
+        """The object's; it must have one."""
+        entropy: Tensor = params[0].entropy()
+        return entropy
+
+    def mode(self, params: Any) -> Action:
+        """The object's."""
+        return params[0].mode
+
+    def sample(self, params: Any, noise: Tensor) -> Action:
+        """The object's; the noise is its own."""
+        return params[0].sample()
+
+    def draw_noise(self, params: Any, generator: Optional[Generator] = None) -> Tensor:
+        """Nothing: the object draws from torch's global generator, and from no other."""
+        return torch.empty(0)
+
+
 class PlainPolicy(PlainForm):
     """The plain form of a policy: its calls end in the parameters of independent heads."""
 
@@ -45,6 +77,14 @@ class PlainPolicy(PlainForm):
         self.param_keys = tuple(key for head in self.heads for key in head.param_keys)
         self.action_keys = tuple(head.action_key for head in self.heads)
         self.keep(self.param_keys)
+
+    def find_steps(self) -> list[Step]:
+        """The network's calls; one where it has a distribution of its own."""
+        if not _gives_distribution(self.network):
+            return super().find_steps()
+        from compiled_rl.adapters.tensordict import DistributionStep
+
+        return [DistributionStep(self.network)]
 
     def log_prob(self, data: Data, actions: Sequence[Tensor]) -> Tensor:
         """Log-probability ``[*B]`` of recorded actions, one a head, from ``forward``'s data."""
@@ -108,9 +148,22 @@ def heads_of(network: nn.Module, out_keys: tuple[Key, ...]) -> Heads:
             "`actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
             f"got {type(network).__name__}"
         )
+    if _gives_distribution(network):
+        head = Head(GivenDistribution(), GivenDistribution.param_names, "action")
+        return Heads((head,), ("action_log_prob",))
     from compiled_rl.adapters.tensordict import tensordict_heads
 
     return tensordict_heads(network, out_keys)
+
+
+def _gives_distribution(network: nn.Module) -> bool:
+    """Whether it is a TensorDict module with a ``get_dist`` that is not TensorDict's."""
+    get_dist = getattr(type(network), "get_dist", None)
+    return (
+        hasattr(network, "in_keys")
+        and get_dist is not None
+        and get_dist.__module__.split(".")[0] != "tensordict"
+    )
 
 
 def _plain_heads(family: Family) -> tuple[Head, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from compiled_rl.adapters.dispatch import Data
 from compiled_rl.adapters.fields import Key, in_next, joined
 from compiled_rl.adapters.plain import Step
-from compiled_rl.adapters.policy import Head, Heads
+from compiled_rl.adapters.policy import GivenDistribution, Head, Heads
 from compiled_rl.modules import family_of
 
 _LEAF, _WRAPPER = TensorDictModule.forward, TensorDictModuleWrapper.forward
@@ -49,18 +49,24 @@ class CalledStep(Step):
         named: Any = module
         super().__init__(module, _keys(named, "in_keys"), _keys(named, "out_keys"))
         states = {key for key in self.in_keys if in_next(key) in self.out_keys}
-        tolerant = getattr(module, "partial_tolerant", False)
-        self.optional = frozenset(self.in_keys if tolerant else states)
+        self.tolerant = getattr(module, "partial_tolerant", False)
+        self.optional = frozenset(self.in_keys if self.tolerant else states)
         self.recurrent = any(hasattr(part, "recurrent_mode") for part in module.modules())
 
     def __call__(self, data: Data) -> Data:
         """The outputs that the module gave, by key."""
+        output = self._called(self.module, data)
+        found = {key: output.get(key, None) for key in self.out_keys}
+        for key in self.computed():
+            if found[key] is None and not self.tolerant:
+                raise KeyError(f"{type(self.module).__name__} did not give its output {key!r}")
+        return {key: x for key, x in found.items() if x is not None}
+
+    def _called(self, function: Any, data: Data) -> Any:
         inputs = {key: data[key] for key in self.in_keys if key in data}
         source = tensordict.TensorDict(inputs, _batch(list(inputs.values())))
         with self._sequences(), set_interaction_type(InteractionType.DETERMINISTIC):
-            output = self.module(source)
-        found = {key: output.get(key, None) for key in self.out_keys}
-        return {key: x for key, x in found.items() if x is not None}
+            return function(source)
 
     def _sequences(self) -> AbstractContextManager[Any]:
         """What makes TorchRL's recurrent modules, if there are any, run over time."""
@@ -68,6 +74,19 @@ class CalledStep(Step):
             return nullcontext()
         mode: AbstractContextManager[Any] = sys.modules["torchrl.modules"].set_recurrent_mode(True)
         return mode
+
+
+class DistributionStep(CalledStep):
+    """A policy with a ``get_dist`` of its own: what it gives stands for the parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.out_keys = GivenDistribution.param_names
+
+    def __call__(self, data: Data) -> Data:
+        """The distribution object."""
+        named: Any = self.module
+        return {self.out_keys[0]: self._called(named.get_dist, data)}
 
 
 def _keys(module: Any, name: str) -> tuple[Key, ...]:

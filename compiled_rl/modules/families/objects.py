@@ -18,8 +18,8 @@ class FromDistribution(Family):
 
     Whether it has an entropy, a KL divergence and a mode is found out by trying on small tensors. A
     distribution of one number a parameter, ``torch.distributions.Beta`` for instance, is taken for
-    independent over the last axis. A function should give torch's classes ``validate_args=False``
-    itself: validation reads values, which no compiled graph can.
+    independent over the last axis. To be exported, a function must give torch's classes
+    ``validate_args=False`` itself: validation reads values, which no exported graph can.
 
     Args:
         distribution: a class, or a function that returns an object, called with the parameters and
@@ -122,7 +122,7 @@ def _total(x: Tensor, params: Params) -> Tensor:
 
 
 def _without_validation(distribution: Callable[..., Any]) -> dict[str, Any]:
-    """Validation reads values, which no compiled graph can."""
+    """Validation reads values, which no exported graph can."""
     takes = "validate_args" in inspect.signature(distribution).parameters
     return {"validate_args": False} if takes else {}
 
