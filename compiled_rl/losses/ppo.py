@@ -403,8 +403,9 @@ class KLPENPPOLoss(PPOLoss):
         """The penalised surrogate; moves ``beta``."""
         old = self._old(proximal, policy, steps.mask)
         divergence = self._actor.kl(old, policy, self.samples_mc_kl)
-        # Used before it moves, also by the gradient.
-        beta: Any = self.beta.clone()
+        # Used before it moves, also by the gradient. A compiled backward computes what is cheap
+        # anew, of a buffer that has moved (PyTorch's pull request 197039); not a cumulative sum.
+        beta: Any = self.beta.reshape(1).cumsum(0).reshape([])
         log_probs = (ratio.log_prob, ratio.proximal)
         loss = ppo_kl_penalty(*log_probs, steps.advantage, divergence, beta, ratio.log_weight)
         mean = reduce(divergence.detach(), steps.mask)

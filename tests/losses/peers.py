@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.modules import IndependentNormal, NormalParamExtractor, OneHotCategorical, TanhNormal
 
-from compiled_rl.adapters.fields import Key
+from compiled_rl import losses
+from compiled_rl.adapters.fields import Key, keyword
+from tests.losses.networks import as_keywords
+
+LOSSES = ("A2CLoss", "PPOLoss", "ClipPPOLoss", "KLPENPPOLoss", "ReinforceLoss")
 
 OBSERVATION, ACTION, HIDDEN = 4, 3, 8
 
@@ -130,3 +134,27 @@ def unestimated(data: TensorDictBase) -> TensorDictBase:
 
 def _says(key: Key, *names: str) -> bool:
     return (key if isinstance(key, str) else key[-1]).endswith(names)
+
+
+def make(name: str, head: str = "normal", trunk: Any = None, **arguments: Any) -> Any:
+    return getattr(losses, name)(*networks(head, trunk), **arguments)
+
+
+def sequences(loss: Any, estimated: bool = True, shape: tuple[int, ...] = (4, 5)) -> TensorDictBase:
+    data = record(loss.actor_network, shape)
+    return unestimated(data) if estimated else data
+
+
+def total(outputs: Any) -> Tensor:
+    return sum(x.sum() for name, x in outputs.items() if str(name).startswith("loss_"))
+
+
+def keywords(loss: Any, data: TensorDictBase) -> dict[str, Tensor]:
+    """What the loss reads of the data, by keyword."""
+    known = [keyword(key) for key in loss.in_keys]
+    return {name: x for name, x in as_keywords(data).items() if name in known}
+
+
+def gradients(x: Tensor, network: nn.Module) -> tuple[Any, ...]:
+    parameters = list(network.parameters())
+    return torch.autograd.grad(x.sum(), parameters, retain_graph=True, allow_unused=True)

@@ -11,14 +11,12 @@ from typing import Any, NamedTuple, Optional
 import pytest
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import set_composite_lp_aggregate
 from torch import Tensor, nn
 from torchrl import objectives as torchrl
 
 from compiled_rl import losses
-from tests.losses.peers import ACTION, HEADS, networks, record, unestimated
+from tests.losses.peers import ACTION, HEADS, LOSSES, gradients, networks, record, unestimated
 
-LOSSES = ("A2CLoss", "PPOLoss", "ClipPPOLoss", "KLPENPPOLoss", "ReinforceLoss")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 every_loss = pytest.mark.parametrize("loss", LOSSES)
@@ -110,9 +108,8 @@ def cases() -> Iterator[Case]:
 
 
 @pytest.fixture(autouse=True)
-def _one_log_prob_a_head() -> Iterator[None]:
-    """As TorchRL asks its users to set it; and the warnings of its estimates are known."""
-    with set_composite_lp_aggregate(False), warnings.catch_warnings():
+def _the_warnings_of_estimates_are_known() -> Iterator[None]:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
@@ -173,7 +170,7 @@ def assert_parity(
             compare(mine, name, x, close)
     for name in expected.keys():
         if name.startswith("loss_"):
-            a, b = (gradients(out[name], parameters) for out in (mine, expected))
+            a, b = (gradients(out[name], ours) for out in (mine, expected))
             assert [x is None for x in a] == [x is None for x in b], name
             torch.testing.assert_close(a, b, **close, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -185,12 +182,7 @@ def compare(mine: TensorDictBase, name: Any, x: Tensor, close: dict[str, float])
         x = x.squeeze()
     if name == "kl" or "composite_entropy" in name:
         x = x.mean()  # one for each step there
-    got = mine[name]
-    torch.testing.assert_close(got, x, **close, msg=lambda m: f"{name}: {m}")
-
-
-def gradients(x: Tensor, parameters: list[nn.Parameter]) -> tuple[Optional[Tensor], ...]:
-    return torch.autograd.grad(x.sum(), parameters, retain_graph=True, allow_unused=True)
+    torch.testing.assert_close(mine[name], x, **close, msg=lambda m: f"{name}: {m}")
 
 
 @dtypes

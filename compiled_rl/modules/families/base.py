@@ -63,12 +63,17 @@ class Family(nn.Module):
 
 def normal_like(x: Tensor, generator: Optional[Generator]) -> Tensor:
     """Standard normal noise of the shape of ``x``."""
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return _empty_like(x).normal_(generator=generator)
 
 
 def uniform_like(x: Tensor, generator: Optional[Generator]) -> Tensor:
     """Noise in [0, 1) of the shape of ``x``."""
-    return torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return _empty_like(x).uniform_(generator=generator)
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    """To be filled: ``torch.randn(generator=...)`` takes no symbolic sizes in a compiled graph."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def set_option(module: nn.Module, name: str, value: Tensor | float) -> None:

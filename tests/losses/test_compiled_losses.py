@@ -1,0 +1,74 @@
+"""Every loss in one graph with its estimator inside: six batch sizes, four values of each number."""
+
+from typing import Any, NamedTuple
+
+import pytest
+from torch import nn
+
+from compiled_rl.testing import assert_compiles_once
+from tests.losses.peers import keywords, make, record
+
+SIZES = (2, 3, 5, 8, 13, 21)
+VALUES = (0.1, 0.15, 0.2, 0.25)
+
+
+class Row(NamedTuple):
+    name: str
+    form: str
+    head: str
+    arguments: dict[str, Any]
+    trunk: Any = None
+    estimator: str = "gae"
+
+
+ROWS = [
+    Row("A2CLoss", "keywords", "normal", {"clip_value": 0.2}),
+    Row("A2CLoss", "tensordict", "composite", {}, "once", "td_lambda"),
+    Row("PPOLoss", "keywords", "categorical", {"normalize_advantage": True}, None, "vtrace"),
+    Row("PPOLoss", "tensordict", "one_hot", {"delay_actor": True, "max_importance_ratio": 2.0}),
+    Row("ClipPPOLoss", "keywords", "tanh_normal", {"clip_epsilon": (0.1, 0.2)}, "twice", "td0"),
+    Row("ClipPPOLoss", "tensordict", "normal", {"separate_losses": True}, "once"),
+    Row("KLPENPPOLoss", "keywords", "normal", {"clip_value": 0.2}),
+    Row("KLPENPPOLoss", "tensordict", "composite", {"separate_losses": True}, "twice", "td1"),
+    Row("ReinforceLoss", "keywords", "categorical", {"delay_value": True}, None, "td1"),
+    Row("ReinforceLoss", "tensordict", "tanh_normal", {"reduction": "none"}, "twice"),
+]
+
+
+class Discounted(nn.Module):
+    """A loss whose discount can be set as a coefficient of its own can."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.loss(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "gamma":
+            return self.loss.value_estimator.gamma
+        own = name in self.__dict__["_modules"] or name.startswith("_")
+        return super().__getattr__(name) if own else getattr(self.loss, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "gamma":
+            self.loss.value_estimator.gamma = value
+        elif name == "loss" or name.startswith("_") or name == "training":
+            super().__setattr__(name, value)
+        else:
+            setattr(self.loss, name, value)
+
+
+def coefficients(loss: Any) -> list[str]:
+    return [name for name, x in loss._buffers.items() if x is not None]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}-{row.form}-{row.head}")
+def test_compiles_whole_and_seldom(row: Row) -> None:
+    loss = make(row.name, row.head, row.trunk, **row.arguments).make_value_estimator(row.estimator)
+    batches = [record(loss.actor_network, (n, 4)) for n in SIZES]
+    batches = [batch.exclude("advantage", "value_target", "hidden") for batch in batches]
+    if row.form == "keywords":
+        batches = [keywords(loss, batch) for batch in batches]
+    assert_compiles_once(loss, batches, coefficients=dict.fromkeys(coefficients(loss), VALUES))
