@@ -224,7 +224,7 @@ def test_the_batch_is_what_the_inputs_share(shapes, batch):
 class OwnDistribution(nn.Module):
     """A policy that has only ``get_dist``."""
 
-    in_keys, out_keys = ["observation"], ["action"]  # noqa: RUF012
+    in_keys, out_keys = ["observation"], ["action"]
 
     def __init__(self, network):
         super().__init__()
