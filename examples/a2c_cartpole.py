@@ -35,9 +35,10 @@ def main(steps: int = 300_000, seed: int = 0, compile: bool = True) -> float:
         loss.actor_network.network[0].update(rollout["observation"].flatten(0, 1))
         if taken // (ENVS * ROLLOUT) % 80 == 79:
             reached = f"return {mean_return(collector):6.1f}"
-            print(f"{taken:7,} steps  {reached}  entropy {float(metrics['entropy']):.3f}")
+            print(f"{taken:7,} steps  {reached}  critic {float(metrics['loss_critic']):.3f}")
         if is_solved(NAME, collector):
             break
+    print(f"mean return {mean_return(collector):.1f} after {taken + ENVS * ROLLOUT:,} steps")
     return mean_return(collector)
 
 

@@ -50,6 +50,7 @@ def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
         print(f"{taken + ENVS * ROLLOUT:7,} steps  {reached}  kl {float(kl):.4f}")
         if is_solved(NAME, collector):
             break
+    print(f"mean return {mean_return(collector):.1f} after {taken + ENVS * ROLLOUT:,} steps")
     return mean_return(collector)
 
 

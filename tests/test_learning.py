@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from compiled_rl.export import to_onnx
+from examples import a2c_cartpole, klpen_cartpole, ppo_half_cheetah
 from examples.play import play
 from examples.ppo_cartpole import Config, solved, train
 
@@ -19,3 +20,17 @@ def test_ppo_solves_cartpole(seed, mode, tmp_path):
     to_onnx(loss.actor_network, torch.randn(2, 4), tmp_path / "policy.onnx")
     returns = play(str(tmp_path / "policy.onnx"), "CartPole-v1", 20)
     assert sum(returns) / len(returns) >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("example", "steps"), [(klpen_cartpole, 100_000), (a2c_cartpole, 300_000)], ids=["klpen", "a2c"]
+)
+def test_cartpole_is_solved_within_its_steps(example, steps, seed):
+    assert example.main(steps, seed) >= 475
+
+
+@pytest.mark.slow
+def test_half_cheetah_runs():
+    assert ppo_half_cheetah.main(200_000) > 300  # a policy that does not learn stays below zero

@@ -5,11 +5,11 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
 from compiled_rl.modules import Policy, Reads
+from compiled_rl.modules.calls import call_with, slots_of
 
 START: Key = "is_init"  # as TorchRL calls the first step of an episode, wherever it is recorded
 
@@ -66,6 +66,7 @@ class PlainForm(nn.Module):
         self.network = network
         self.out_key = out_key
         self._all = self.find_steps()
+        self._slots = slots_of(self)
         self._take(self._all)
 
     def find_steps(self) -> list[Step]:
@@ -94,6 +95,11 @@ class PlainForm(nn.Module):
                 needed = (needed - step.computed()) | set(step.in_keys)
                 steps.insert(0, step)
         self._take(steps)
+
+    def used(self) -> set[nn.Parameter]:
+        """The parameters of the steps that are made; of others the network may have more."""
+        modules = [step.module for step in self.steps if isinstance(step.module, nn.Module)]
+        return {parameter for module in modules for parameter in module.parameters()}
 
     def forward(self, data: Data) -> Data:
         """``data`` and what the network computes from it."""
@@ -131,7 +137,7 @@ class PlainForm(nn.Module):
     def _held_out(self, data: Data, named: dict[str, Tensor]) -> Data:
         """The parameters come from the module at the call: a functional call around it works."""
         held = {f"network.{name}": parameter.detach() for name, parameter in named.items()}
-        out: Data = functional_call(self, held, (data,))
+        out: Data = call_with(self, self._slots, held, data)
         return out
 
     def _checked(self, params: dict[str, Tensor], needed: set[str]) -> dict[str, Tensor]:
@@ -152,16 +158,15 @@ class PlainForm(nn.Module):
         return at_next(data, self.in_keys, self.optional)
 
     def check_fresh(self) -> None:
-        """Refuse a network whose submodules are no longer those that were found.
+        """Refuse a network whose calls are no longer those that were found.
 
         Raises:
-            RuntimeError: a submodule was replaced.
+            RuntimeError: a submodule was replaced or hooked.
         """
-        now = self.find_steps()
-        if any(a.module is not b.module for a, b in zip(now, self._all, strict=False)):
+        if [step.module for step in self.find_steps()] != [step.module for step in self._all]:
             raise RuntimeError(
-                f"a submodule of {type(self.network).__name__} was replaced after the loss was "
-                "made; make the loss again"
+                f"a submodule of {type(self.network).__name__} was replaced or hooked after the "
+                "loss was made; make the loss again"
             )
 
 

@@ -249,11 +249,11 @@ class ActorCriticLoss(LossModule):
         return self._actor, critic
 
     def _find_shared(self) -> frozenset[str]:
-        """The critic's names of the parameters that the actor has, too."""
+        """The critic's names of the parameters that the policy depends on, too."""
         assert self.critic_network is not None
-        actors = {id(parameter) for parameter in self.actor_network.parameters()}
+        actors = self._actor.used()
         named = self.critic_network.named_parameters(remove_duplicate=False)
-        return frozenset(name for name, parameter in named if id(parameter) in actors)
+        return frozenset(name for name, parameter in named if parameter in actors)
 
     def other_keys(self) -> tuple[Key, ...]:
         """The masks, and the noise of entropies without a formula."""

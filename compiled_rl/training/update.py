@@ -6,10 +6,10 @@ from typing import Any, Literal, Optional
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
-from torch.func import functional_call
 
 from compiled_rl.adapters import Data, read
 from compiled_rl.losses import LossModule
+from compiled_rl.modules.calls import call_with, slots_of
 from compiled_rl.training.optimisers import Optimiser, OptimiserState, Tensors
 
 # Guards on a library's functions, classes and modules notice only that one was patched; without
@@ -48,6 +48,8 @@ def make_update(
     Reference: Pascanu et al. 2012, arXiv:1211.5063, algorithm 1, for the clipping.
     """
 
+    slots = slots_of(loss)
+
     def update(
         params: Tensors,
         optimiser_state: OptimiserState,
@@ -56,7 +58,7 @@ def make_update(
         noise: Data,
     ) -> tuple[Tensors, OptimiserState, Tensors, Tensors]:
         """The new parameters, state and targets, and the metrics."""
-        outputs, grads = _value_and_grad(loss, params, targets, {**batch, **noise})
+        outputs, grads = _value_and_grad(loss, slots, params, targets, {**batch, **noise})
         with torch.no_grad():
             norm = _global_norm(grads)
             if max_grad_norm is not None:
@@ -174,12 +176,12 @@ class UpdateStep:
 
 
 def _value_and_grad(
-    loss: LossModule, params: Tensors, targets: Tensors, data: Data
+    loss: LossModule, slots: dict[str, str], params: Tensors, targets: Tensors, data: Data
 ) -> tuple[Tensors, Tensors]:
     """The loss's outputs, and the gradient of each parameter that has one."""
     with torch.enable_grad():
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-        outputs: Tensors = functional_call(loss, {**leaves, **targets}, (data,))
+        outputs: Tensors = call_with(loss, slots, {**leaves, **targets}, data)
         total = torch.stack([x for name, x in outputs.items() if name.startswith("loss_")]).sum()
         grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     found = zip(leaves, grads, strict=True)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from compiled_rl import ClipPPOLoss, UpdateStep
+from compiled_rl import ClipPPOLoss, Policy, UpdateStep
+from compiled_rl.modules import Categorical
 from compiled_rl.testing import count_graphs
 from compiled_rl.training import make_update
 from compiled_rl.training.optimisers import Optimiser
-from tests.losses.networks import OBSERVATION, as_keywords, make_data, plain_networks
+from tests.losses.networks import ACTION, OBSERVATION, as_keywords, make_data, plain_networks
 
 OPTIMISERS = {
     "adam": lambda p: torch.optim.Adam(p, lr=3e-3, eps=1e-5),
@@ -74,6 +75,25 @@ def test_compiled_equals_a_loop_by_hand(optimiser):
     for a, b, before in zip(loss.parameters(), mine.parameters(), start, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
         assert not torch.equal(a, before)
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_a_shared_trunk_is_trained(mode):
+    def shared():
+        torch.manual_seed(0)
+        trunk = nn.Sequential(nn.Linear(OBSERVATION, 8), nn.Tanh())
+        actor = Policy(nn.Sequential(trunk, nn.Linear(8, ACTION)), Categorical)
+        loss = ClipPPOLoss(actor, nn.Sequential(trunk, nn.Linear(8, 1)))
+        return loss, torch.optim.Adam(loss.parameters(), lr=1e-2), trunk[0]
+
+    (loss, optimizer, trunk), (mine, my_optimizer, _) = shared(), shared()
+    step, weight = UpdateStep(loss, optimizer, mode=mode), trunk.weight
+    for data in batches(4, plain_networks("categorical")[0]):
+        step(data)
+        by_hand(mine, my_optimizer, data, None)
+    assert trunk.weight is weight
+    for a, b in zip(loss.parameters(), mine.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture
