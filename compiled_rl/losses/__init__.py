@@ -2,7 +2,9 @@
 
 from compiled_rl.losses.a2c import A2CLoss
 from compiled_rl.losses.base import LossModule
-from compiled_rl.losses.ppo import ClipPPOLoss, KLPENPPOLoss, PPOLoss
+from compiled_rl.losses.ppo import PPOLoss
+from compiled_rl.losses.ppo_clip import ClipPPOLoss
+from compiled_rl.losses.ppo_kl_penalty import KLPENPPOLoss
 from compiled_rl.losses.reinforce import ReinforceLoss
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Every loss in one graph with its estimator inside: six batch sizes, four values of a number."""
+"""Every loss in one graph, estimator inside: six batch sizes, four values of each number."""
 
 from typing import Any, NamedTuple
 

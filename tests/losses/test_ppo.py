@@ -625,7 +625,7 @@ def test_a_replaced_submodule_is_noticed():
     loss = make()
     data = make_data(loss.actor_network, (4,))
     loss.actor_network.network = mlp(2 * ACTION)
-    with pytest.raises(RuntimeError, match="was replaced after the loss was made"):
+    with pytest.raises(RuntimeError, match="was replaced or hooked after the loss was made"):
         loss(data)
 
 

@@ -1,0 +1,158 @@
+"""Proximal policy optimisation with an adaptive penalty on the divergence."""
+
+from typing import Any, Optional, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from compiled_rl.adapters import Data, Field, Key, given, keyword
+from compiled_rl.adapters.plain import beside
+from compiled_rl.functional import next_beta, ppo_kl_penalty, reduce
+from compiled_rl.losses.actor_critic import ENTROPY, INPUTS, Steps
+from compiled_rl.losses.coefficients import check_count, check_range
+from compiled_rl.losses.ppo import (
+    CRITIC,
+    KL_APPROX,
+    VARIANCE,
+    PPOLoss,
+    PPOOptions,
+    Ratio,
+)
+
+
+class KLPENPPOLoss(PPOLoss):
+    """PPO with a penalty on the divergence, whose weight adapts to a target.
+
+        ratio          = exp(log_prob - behavior_log_prob)
+        loss_objective = -(ratio * advantage - beta * KL(old || new))
+        loss_entropy   = -entropy_coeff * entropy
+        loss_critic    = critic_coeff * distance(value, value_target)
+
+        beta = beta * increment if mean KL > 1.5 * dtarg,
+               beta * decrement if mean KL < dtarg / 1.5           after the loss has used it
+
+    The old distribution's parameters must be recorded, under the keys under which the actor gives
+    them. ``beta`` moves as running statistics do: at a call in training mode with gradients
+    enabled, and at no other. The paper moves it once an update of the policy, after all epochs on
+    the same data: set ``adapt_beta`` to False and call ``adapt``. So do inside
+    ``torch.func.grad`` and ``vmap``, which let no buffer move.
+
+    Args:
+        actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
+        critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
+            None: no ``loss_critic``, and ``advantage`` must be given.
+        dtarg: the divergence that an update should cause, in nats, positive.
+        beta: the weight to begin with, at least 0.
+        increment: at least 1.
+        decrement: in (0, 1].
+        samples_mc_kl: samples that estimate a divergence without a formula, at least 1. Their
+            noise is drawn, unless it is given as ``kl_noise``.
+        adapt_beta: whether ``beta`` moves by itself.
+        clip_value: bound on the value's distance from the stored value; None or False: no bound.
+        **options: see ``PPOLoss`` and ``ActorCriticLoss``.
+
+    Raises:
+        KeyError: the critic has no output of the key of ``value``, or a head has no coefficient.
+        TypeError: a network is missing or of no known kind.
+        ValueError: an argument is out of its range, or was given under two names with two values.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 8 and sec. 4.
+    """
+
+    fields: tuple[Field, ...] = (
+        *INPUTS,
+        Field("loss_objective", "loss_objective", "output", "[]", "the penalised surrogate"),
+        Field("kl", "kl", "output", "[]", "mean KL(old || new) in nats"),
+        *ENTROPY,
+        *CRITIC,
+        KL_APPROX,
+        VARIANCE,
+    )
+
+    dtarg: float
+    increment: float
+    decrement: float
+    beta: Tensor
+
+    def __init__(
+        self,
+        actor_network: Optional[nn.Module] = None,
+        critic_network: Optional[nn.Module] = None,
+        *,
+        dtarg: float = 0.01,
+        beta: float = 1.0,
+        increment: float = 2.0,
+        decrement: float = 0.5,
+        samples_mc_kl: int = 1,
+        adapt_beta: bool = True,
+        clip_value: Optional[float | bool | Tensor] = None,
+        **options: Unpack[PPOOptions],
+    ) -> None:
+        name = type(self).__name__
+        check_range(name, "dtarg", dtarg, "positive", lambda x: x > 0)
+        check_range(name, "beta", beta, "at least 0", lambda x: x >= 0)
+        check_range(name, "increment", increment, "at least 1", lambda x: x >= 1)
+        check_range(name, "decrement", decrement, "in (0, 1]", lambda x: 0 < x <= 1)
+        super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
+        self.samples_mc_kl = check_count(name, "samples_mc_kl", samples_mc_kl)
+        self.adapt_beta = adapt_beta
+        rule = {"dtarg": dtarg, "increment": increment, "decrement": decrement}
+        for coefficient, x in {"beta": beta, **rule}.items():
+            self.register_coefficient(coefficient, x)
+        self._first_beta = float(beta)
+
+    def reset(self) -> None:
+        """Give ``beta`` the value that it began with."""
+        self.beta.fill_(self._first_beta)
+
+    def other_keys(self) -> tuple[Key, ...]:
+        """The masks, the old distribution's parameters, and noise."""
+        return (*super().other_keys(), *self._actor.param_keys, *self._actor.noise_keys("kl"))
+
+    def surrogate(
+        self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
+    ) -> dict[str, Tensor]:
+        """The penalised surrogate; moves ``beta``."""
+        old = self._old(proximal, policy, steps.mask)
+        divergence = self._actor.kl(old, policy, self.samples_mc_kl)
+        # Used before it moves, also by the gradient. A compiled backward computes what is cheap
+        # anew, of a buffer that has moved (PyTorch's pull request 197039); not a cumulative sum.
+        beta: Any = self.beta.reshape(1).cumsum(0).reshape([])
+        log_probs = (ratio.log_prob, ratio.proximal)
+        loss = ppo_kl_penalty(*log_probs, steps.advantage, divergence, beta, ratio.log_weight)
+        mean = reduce(divergence.detach(), steps.mask)
+        if self.adapt_beta and self.training and torch.is_grad_enabled():
+            self.adapt(mean)
+        return {"loss_objective": reduce(loss, steps.mask, self.reduction), "kl": mean}
+
+    @torch.no_grad()
+    def adapt(self, kl: Tensor) -> None:
+        """Move ``beta`` by the rule.
+
+        Args:
+            kl: mean KL(old || new) in nats, 0-d.
+        """
+        kl = kl.to(self.beta.dtype)
+        self.beta.copy_(next_beta(self.beta, kl, self.dtarg, self.increment, self.decrement))
+
+    def _old(self, proximal: Data, policy: Data, mask: Optional[Tensor]) -> Data:
+        """The old distribution's parameters; the new one's, detached, where a step is not valid.
+
+        What replaces such a step's record, zeros, may be no parameters: a scale of zero diverges.
+        """
+        self._check_old(proximal)
+        if mask is None:
+            return proximal
+        return proximal | {
+            key: torch.where(beside(mask, proximal[key]), proximal[key], policy[key].detach())
+            for key in self._actor.param_keys
+        }
+
+    def _check_old(self, proximal: Data) -> None:
+        for key in self._actor.param_keys:
+            if key not in proximal:
+                raise KeyError(
+                    f"{self.name}: the parameter {key!r} of the old distribution was not found; "
+                    f"the keys are {given(proximal)}"
+                )
+            self.check_recorded(keyword(key), proximal[key])
