@@ -325,13 +325,21 @@ class ValueEstimatorBase(KeyedModule):
         Returns:
             Advantage and value target, and the mask without the steps that could not be estimated.
         """
-        axes = time_among(self.name, batch, self.time_dim)
+        axes = time_among(self.name, batch, self.time_within(batch, value))
         with self._gradients():
             known = value.detach()
             values = self._values(data, axes, None, target_params, known=known, mask=mask)
             steps = self._steps(data, axes, values, log_prob.detach(), mask)
             output = self.estimate(steps)
         return output, None if steps.mask is None else steps.mask.reshape(log_prob.shape)
+
+    def time_within(self, batch: int, value: Tensor) -> Optional[int]:
+        """The time axis for a loss of so many batch axes; None: the last."""
+        return self.time_dim
+
+    def shared_out(self, data: Data, value: Tensor) -> Data:
+        """The data with one reward and one flag of each kind for every value."""
+        return data
 
     def _gradients(self) -> AbstractContextManager[None]:
         """Whether gradients are recorded: as outside if ``differentiable``, else not."""

@@ -135,6 +135,20 @@ class MultiAgentGAE(GAE):
         }
         return super().estimate(steps._replace(**own))
 
+    def time_within(self, batch: int, value: Tensor) -> Optional[int]:
+        """The axis before the agents', if theirs is the last and none was asked for."""
+        agents_last = self.agent_dim % value.dim() == batch - 1
+        return -2 if self.time_dim is None and agents_last and batch > 1 else self.time_dim
+
+    def shared_out(self, data: Data, value: Tensor) -> Data:
+        """The data with the rewards and flags of the team for each agent."""
+        keys = {name: self.tensor_keys[name] for name in ("reward", "terminated", "done")}
+        return data | {
+            key: for_each_agent(name, data[key], value, self.agent_dim)
+            for name, key in keys.items()
+            if key in data
+        }
+
     def standardized(self, advantage: Tensor, steps: Steps) -> Tensor:
         """The advantages of each agent on a scale of its own."""
         agents = advantage.shape[self.agent_dim]

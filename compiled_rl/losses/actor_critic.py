@@ -319,8 +319,9 @@ class ActorCriticLoss(LossModule):
                 f"without a `critic_network` it cannot be computed; the keys are {given(policy)}"
             )
         why = "to compute the missing `advantage`"
-        found = {name: self.require(policy, name, why) for name in _FOR_THE_ESTIMATOR}
-        found |= self._values(policy)
+        found = self._values(policy)
+        policy = self._value_estimator.shared_out(policy, found["value"])
+        found = {name: self.require(policy, name, why) for name in _FOR_THE_ESTIMATOR} | found
         self.per_step(log_prob.shape, **found)
         (advantage, value_target), mask = self._value_estimator.within(
             policy, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()

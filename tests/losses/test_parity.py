@@ -285,6 +285,19 @@ def test_agents_are_normalised_apart() -> None:
     assert_parity(*both("ClipPPOLoss", actor, critic, arguments, torch.float32), data)
 
 
+@every_loss
+@pytest.mark.parametrize("team", [False, True], ids=["each", "team"])
+def test_rewards_of_agents_and_of_their_team(loss: str, team: bool) -> None:
+    actor, critic = networks()
+    data = unestimated(record(actor, (4, 5, 2)))
+    data.batch_size = data["next"].batch_size = (4, 5)
+    for name in ("reward", "done", "terminated") if team else ():
+        data["next", name] = data["next", name][:, :, 0]
+    pair = both(loss, actor, critic, {}, torch.float32)
+    estimate_with("MAGAE", *pair, torch.float32)
+    assert_parity(*pair, data)
+
+
 @pytest.mark.parametrize("dtarg", [1e-4, 0.05, 10.0], ids=["raised", "kept", "lowered"])
 def test_beta_moves_by_the_same_rule(dtarg: float) -> None:
     actor, critic = networks()

@@ -184,12 +184,12 @@ def test_vtrace_needs_no_actor_of_its_own():
 def test_a_team_with_rewards_of_its_own():
     """Agents are the last batch axis, so time is the one before it."""
     actor, critic = plain_networks("normal")
-    loss = ClipPPOLoss(actor, critic).make_value_estimator("magae", time_dim=-2)
+    loss = ClipPPOLoss(actor, critic).make_value_estimator("magae")
     data = sequences(actor, (4, 6, 2))
     alone = ClipPPOLoss(actor, critic).make_value_estimator("gae")
     agents = [alone(data[:, :, i])["loss_objective"] for i in range(2)]
     torch.testing.assert_close(loss(data)["loss_objective"], sum(agents) / 2)
-    loss.make_value_estimator("magae")
+    loss.make_value_estimator("magae", time_dim=-1)
     with pytest.raises(ValueError, match="`agent_dim` must be an axis of `value` other than"):
         loss(data)
 
