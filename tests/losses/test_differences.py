@@ -17,6 +17,7 @@ from torchrl.modules import TanhNormal as PeerTanhNormal
 from compiled_rl import losses
 from compiled_rl.modules import TanhNormal
 from tests.losses.peers import (
+    ACTION,
     HEADS,
     LOSSES,
     gradients,
@@ -122,6 +123,7 @@ def test_what_a_mask_hides_may_be_anything(name: str, head: str) -> None:
     arguments = {} if name == "ReinforceLoss" else {"entropy_bonus": head != "tanh_normal"}
     loss = getattr(losses, name)(*networks(head), **arguments).eval()
     data = steps(head)
+    data["kl_noise"] = torch.rand(4, 5, ACTION, 1)  # for the family that needs it
     data["shifted_valid"] = mask = torch.rand(4, 5) < 0.6
     poisoned = data.clone()
     for key, x in poisoned.items(include_nested=True, leaves_only=True):
