@@ -41,10 +41,15 @@ class CoefficientModule(nn.Module):
             raise AttributeError(
                 f"{type(self).__name__}: `{name}` is given or None from the start, got {value!r}"
             )
-        elif isinstance(value, Real):
-            buffers[name].fill_(float(value))
+        elif isinstance(value, Real) or _is_number(value):
+            buffers[name].copy_(torch.as_tensor(value))
         else:
             super().__setattr__(name, value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a tensor that is only a number: one with a gradient takes the buffer's place."""
+    return isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad
 
 
 def _not_a_scalar(owner: nn.Module, name: str, value: Any) -> str:

@@ -160,6 +160,18 @@ def test_normalizer_refuses(observation, mask, sentence):
     assert normalizer.count == 0
 
 
+def test_a_number_is_copied_into_a_coefficient_and_a_learned_one_replaces_it():
+    module = CoefficientModule()
+    module.register_coefficient("alpha", 0.5)
+    buffer = module.alpha
+    module.alpha = torch.tensor(0.25, dtype=torch.float64)  # of a schedule, for instance
+    assert module.alpha is buffer
+    assert buffer.item() == 0.25
+    learned = torch.tensor(2.0, requires_grad=True)
+    module.alpha = learned
+    assert module.alpha is learned
+
+
 def test_a_coefficient_takes_scalars_only():
     module = CoefficientModule()
     module.register_coefficient("alpha", 0.5)
