@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from compiled_rl.adapters import Data, Field, Key, given, keyword
 from compiled_rl.adapters.plain import beside
 from compiled_rl.functional import next_beta, ppo_kl_penalty, reduce
+from compiled_rl.kernels.checks import check_shape
 from compiled_rl.losses.actor_critic import ENTROPY, INPUTS, Steps
 from compiled_rl.losses.coefficients import check_count, check_range
 from compiled_rl.losses.ppo import (
@@ -140,7 +141,7 @@ class KLPENPPOLoss(PPOLoss):
 
         What replaces such a step's record, zeros, may be no parameters: a scale of zero diverges.
         """
-        self._check_old(proximal)
+        self._check_old(proximal, policy)
         if mask is None:
             return proximal
         return proximal | {
@@ -148,7 +149,7 @@ class KLPENPPOLoss(PPOLoss):
             for key in self._actor.param_keys
         }
 
-    def _check_old(self, proximal: Data) -> None:
+    def _check_old(self, proximal: Data, policy: Data) -> None:
         for key in self._actor.param_keys:
             if key not in proximal:
                 raise KeyError(
@@ -156,3 +157,5 @@ class KLPENPPOLoss(PPOLoss):
                     f"the keys are {given(proximal)}"
                 )
             self.check_recorded(keyword(key), proximal[key])
+            name = keyword(key)
+            check_shape(self.name, name, proximal[key], f"{name} of the actor", policy[key])

@@ -15,7 +15,13 @@ from tensordict.nn import (
 )
 from torch import Tensor, nn
 from torch.distributions import Categorical
-from torchrl.modules import IndependentNormal, NormalParamExtractor, OneHotCategorical, TanhNormal
+from torchrl.modules import (
+    IndependentNormal,
+    NormalParamExtractor,
+    OneHotCategorical,
+    TanhNormal,
+    TruncatedNormal,
+)
 
 from compiled_rl import losses
 from compiled_rl.adapters.fields import Key, keyword
@@ -51,6 +57,7 @@ LOCATED = (("loc", "scale"), (NormalParamExtractor(),))
 HEADS = {
     "normal": Head(*LOCATED, IndependentNormal, {}),
     "tanh_normal": Head(*LOCATED, TanhNormal, {"low": -1.5, "high": 0.5}),
+    "truncated_normal": Head(*LOCATED, TruncatedNormal, {"low": -1.5, "high": 0.5}),
     "categorical": Head(("logits",), (), Categorical, {}),
     "one_hot": Head(("logits",), (), OneHotCategorical, {}),
     "composite": Head(

@@ -191,6 +191,17 @@ def test_a_missing_parameter_of_the_old_policy_is_named(key):
         loss(data)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_parameter_of_the_old_policy_of_another_shape_is_refused(masked):
+    loss = make("KLPENPPOLoss")
+    data = sequences(loss, estimated=False)
+    data["scale"] = data["scale"][..., :1]
+    if masked:
+        data["shifted_valid"] = torch.ones(4, 5, dtype=torch.bool)
+    with pytest.raises(ValueError, match="`scale` must have the shape of `scale of the actor`"):
+        loss(data)
+
+
 @every_loss
 def test_a_recorded_action_must_not_require_grad(name):
     loss = make(name)
