@@ -90,9 +90,13 @@ class ActorCriticLoss(LossModule):
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``. With several
             heads, ``action`` is one recorded tensor a head, and log-probabilities are summed.
-        critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;
-            it may read what the actor computes, which is then computed once. None: there is no
-            ``loss_critic``, and ``advantage`` must be given.
+            Exploration modules of TorchRL around it are left out: a loss learns the policy, not
+            its noise. TorchRL's recurrent modules run over the last batch axis.
+        critic_network: a plain module from ``observation``, or from what ``Reads`` says, to values;
+            or a ``TensorDictModule``. It may read what the actor computes, which is then computed
+            once, and once more to value the states entered. A recurrent one whose state is not
+            recorded needs an estimator that is ``shifted``. None: there is no ``loss_critic``, and
+            ``advantage`` must be given.
         loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
         critic_coeff: weight of the critic's loss; None: there is none. ``critic_coef`` is the same.
         clip_value: bound on the value's distance from the stored value; None or False: no bound.

@@ -48,7 +48,7 @@ class CoefficientModule(nn.Module):
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a 0-d tensor without a gradient; one that has it takes the buffer's place."""
+    """Whether it is a tensor that is only a number; a learned one takes the buffer's place."""
     return isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad
 
 

@@ -212,3 +212,21 @@ def test_a_critic_may_be_the_model_itself():
     assert len(calls) == 2
     sequence = TensorDictSequential(common, value_head)
     assert torch.equal(total(ClipPPOLoss(actor, sequence)(data)), total(whole(data)))
+
+
+def test_what_the_policy_does_not_need_is_not_computed():
+    common, actor_head, value_head = parts = networks()
+    value_head.module.register_forward_hook(lambda *_: pytest.fail("the value was computed"))
+    actor, _ = as_heads(*parts, note=True)
+    assert ClipPPOLoss(actor)(data_of())["loss_objective"].isfinite()
+
+
+def test_what_only_the_critic_needs_is_computed():
+    common, actor_head, value_head = networks()
+    aside = TensorDictModule(nn.Linear(6, 6), ["hidden"], ["aside"])
+    actor = ProbabilisticTensorDictSequential(common, aside, actor_head)
+    loss = ClipPPOLoss(actor, ValueOperator(value_head.module, ["aside"]))
+    for data in (data_of(), data_of("advantage", "value_target")):
+        outputs = loss(data)
+        (reached,) = torch.autograd.grad(outputs["loss_critic"], aside.module.weight)
+        assert reached.abs().sum() > 0

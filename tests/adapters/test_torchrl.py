@@ -272,6 +272,19 @@ def test_recurrent_networks(ours, theirs, drop, kind, separate_losses):
 
 @pairs
 @recurrent
+def test_a_recurrent_trunk_of_both(ours, theirs, kind):
+    """What it says of the next state is not what was recorded there."""
+    torch.manual_seed(0)
+    trunk = recurrent_module(kind, "common")
+    head = TensorDictModule(network(6), ["common_features"], ["loc", "scale"])
+    actor = actor_of(TensorDictSequential(trunk, head))
+    critic = TensorDictSequential(trunk, ValueOperator(network(6, 1), ["common_features"]))
+    data = sequences(*[f"common_{x}" for x in ("hc" if kind is LSTMModule else "h")])
+    compare(ours, theirs, actor, critic, data.exclude("advantage", "value_target"))
+
+
+@pairs
+@recurrent
 def test_states_need_not_be_recorded(ours, theirs, kind):
     compare(ours, theirs, *recurrent_networks(kind), sequences())
 
