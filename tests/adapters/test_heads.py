@@ -215,7 +215,7 @@ def test_a_critic_may_be_the_model_itself():
 
 
 def test_what_the_policy_does_not_need_is_not_computed():
-    common, actor_head, value_head = parts = networks()
+    *_, value_head = parts = networks()
     value_head.module.register_forward_hook(lambda *_: pytest.fail("the value was computed"))
     actor, _ = as_heads(*parts, note=True)
     assert ClipPPOLoss(actor)(data_of())["loss_objective"].isfinite()
