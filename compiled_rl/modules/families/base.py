@@ -16,12 +16,14 @@ class Family(nn.Module):
 
     Options are given to the constructor; a family has no parameters of its own. Where an analytic
     form is missing (``analytic_entropy``, ``analytic_kl``), samples estimate it:
-    ``-sample_with_log_prob(params, noise)[1]`` has the entropy as its mean.
+    ``-sample_with_log_prob(params, noise)[1]`` has the entropy as its mean. Gradients reach the
+    parameters through a sample if the family is ``reparametrized``.
     """
 
     param_names: tuple[str, ...]
     analytic_entropy: bool = True
     analytic_kl: bool = True
+    reparametrized: bool = True
 
     @abstractmethod
     def log_prob(self, params: Params, action: Action) -> Tensor:

@@ -16,10 +16,11 @@ _MODES = ("deterministic_sample", "mode", "mean")
 class FromDistribution(Family):
     """Any distribution, by its object: slower than a formula, and compiled if the object can be.
 
-    Whether it has an entropy, a KL divergence and a mode is found out by trying on small tensors. A
-    distribution of one number a parameter, ``torch.distributions.Beta`` for instance, is taken for
-    independent over the last axis. To be exported, a function must give torch's classes
-    ``validate_args=False`` itself: validation reads values, which no exported graph can.
+    Whether it has an entropy, a KL divergence, a mode and reparametrised samples is found out by
+    trying on small tensors. A distribution of one number a parameter, ``torch.distributions.Beta``
+    for instance, is taken for independent over the last axis. To be exported, a function must give
+    torch's classes ``validate_args=False`` itself: validation reads values, which no exported graph
+    can.
 
     Args:
         distribution: a class, or a function that returns an object, called with the parameters and
@@ -41,6 +42,7 @@ class FromDistribution(Family):
         params = probe(self.param_names, options)
         self.analytic_entropy = _works(lambda: self.entropy(params))
         self.analytic_kl = _works(lambda: self.kl(params, params))
+        self.reparametrized = _works(lambda: self.build(params)) and self.build(params).has_rsample
         for name in _MODES:
             self.mode_name = name
             if _works(lambda: self.mode(params)):
