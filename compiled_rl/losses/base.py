@@ -172,11 +172,6 @@ class LossModule(KeyedModule):
                 f"`time_dim`, got {named} and {axis}; say which in make_value_estimator"
             )
 
-    def require_recorded(self, data: Data, name: str) -> Tensor:
-        """An input that was recorded: it must not be part of a graph."""
-        (x,) = self.require_each_recorded(data, name)
-        return x
-
     def require_each_recorded(self, data: Data, name: str) -> tuple[Tensor, ...]:
         """An input that was recorded, of each head of the policy."""
         found = self.require_each(data, name)
