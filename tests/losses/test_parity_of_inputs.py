@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torchrl.modules import MaskedCategorical, ProbabilisticActor
 
 from compiled_rl import losses
 from tests.losses.parity import Arguments, assert_parity, both, estimate_with, move_targets
-from tests.losses.peers import LOSSES, networks, record, unestimated
+from tests.losses.peers import ACTION, LOSSES, OBSERVATION, networks, record, unestimated
 
 # Those of TorchRL's estimates, which are known.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -87,6 +91,26 @@ def test_a_truncated_normal(loss: str) -> None:
         means = [float(module(data)["kl"].mean()) for module in pair]
         assert means[0] == pytest.approx(means[1], rel=0.05)
     assert_parity(*pair, data, metrics=False)
+
+
+@every_loss
+@pytest.mark.parametrize("given", [True, False], ids=["given", "estimated"])
+def test_actions_that_are_allowed_are_recorded(loss: str, given: bool) -> None:
+    """The distribution's mask is computed by no network."""
+    _, critic = networks("categorical")
+    actor = ProbabilisticActor(
+        TensorDictModule(nn.Linear(OBSERVATION, ACTION), ["observation"], ["logits"]),
+        in_keys=["logits", "mask"],
+        distribution_class=MaskedCategorical,
+        return_log_prob=True,
+    )
+    allowed = torch.rand(4, 5, ACTION) < 0.6
+    allowed[..., 0] = True
+    data = record(actor, (4, 5), mask=allowed)
+    pair = both(loss, actor, critic, {}, torch.float32)
+    assert_parity(*pair, data if given else unestimated(data))
+    with pytest.raises(KeyError, match="the parameter `mask` of the distribution was not found"):
+        pair[0](data.exclude("mask"))
 
 
 @every_loss
