@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.modules import MaskedCategorical, ProbabilisticActor
@@ -68,6 +67,23 @@ def test_keys_renamed_and_nested(loss: str, given: bool) -> None:
     if not given:
         data = data.exclude(RENAMED["advantage"], RENAMED["value_target"], KEYS["value"])
     assert_parity(*pair, data)
+
+
+@every_loss
+@pytest.mark.parametrize("given", [True, False], ids=["given", "estimated"])
+def test_one_of_several_outputs_of_the_critic_is_the_value(loss: str, given: bool) -> None:
+    actor, head = networks(trunk="twice", value="v")
+    data = record(actor, (4, 5))
+    assert list(head.out_keys) == ["hidden", "v"]
+    ours, theirs = both(loss, actor, head, {}, torch.float32)
+    with pytest.raises(KeyError, match=r"`value` must be an output of the critic, .*'hidden', 'v'"):
+        ours(data if given else unestimated(data))
+    for module in (ours, theirs):
+        module.set_keys(value="v")
+        module.make_value_estimator(module.default_value_estimator)
+    assert_parity(ours, theirs, data, given)
+    named = getattr(losses, loss)(actor, head, value_key="v")
+    assert named.value_estimator.tensor_keys["value"] == "v"
 
 
 @pytest.mark.parametrize("loss", ["PPOLoss", "ClipPPOLoss"])
