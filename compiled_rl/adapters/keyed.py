@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compiled_rl.adapters.dispatch import Data, given, output_type
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, unique
-from compiled_rl.adapters.plain import PlainForm
+from compiled_rl.adapters.plain import PlainForm, RefusedForm
 from compiled_rl.modules import CoefficientModule
 
 
@@ -162,23 +162,27 @@ class KeyedModule(CoefficientModule):
     def plain_critic(self, network: Any) -> PlainForm:
         """The plain form of a critic, whose output must have the key of ``value``.
 
-        A critic's only output is the value, under whatever key, unless another key was set.
+        A critic's only output is the value, under whatever key, unless another key was set. Of
+        several, a key that has yet to be set may say which is: without it, calls are refused.
 
         Raises:
-            KeyError: it has no such output.
+            KeyError: it has no output of the key that was set.
         """
         critic = PlainForm(network, self.tensor_keys["value"])
         unset = self.tensor_keys["value"] == self.default_keys["value"]
         if unset and len(critic.out_keys) == 1:
             self.default_keys["value"] = critic.out_keys[0]
             self.tensor_keys = self.tensor_keys | {"value": critic.out_keys[0]}
-        if self.tensor_keys["value"] not in critic.out_keys:
-            raise KeyError(
-                f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
-                f"of the critic, whose outputs are {list(critic.out_keys)}"
-            )
-        critic.keep([self.tensor_keys["value"]])
-        return critic
+        if self.tensor_keys["value"] in critic.out_keys:
+            critic.keep([self.tensor_keys["value"]])
+            return critic
+        why = (
+            f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
+            f"of the critic, whose outputs are {list(critic.out_keys)}"
+        )
+        if unset:
+            return RefusedForm(network, why)
+        raise KeyError(why)
 
     def require(self, data: Data, name: str, why: str = "") -> Tensor:
         """The input ``name``, or an error that says what is missing and what is there."""

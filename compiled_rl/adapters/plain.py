@@ -170,6 +170,18 @@ class PlainForm(nn.Module):
             )
 
 
+class RefusedForm(PlainForm):
+    """A network that cannot be called until something is set that is not known yet."""
+
+    def __init__(self, network: nn.Module, why: str) -> None:
+        super().__init__(network, "")
+        self.why = why
+
+    def forward(self, data: Data) -> Data:
+        """Say what."""
+        raise KeyError(self.why)
+
+
 class HeadForm:
     """A network behind the part of another one that computes what it reads.
 

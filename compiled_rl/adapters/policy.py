@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Generator, Tensor, nn
 
-from compiled_rl.adapters.dispatch import Data
-from compiled_rl.adapters.fields import Key, joined, suffixed
+from compiled_rl.adapters.dispatch import Data, given
+from compiled_rl.adapters.fields import Key, joined, keyword, suffixed, unique
 from compiled_rl.adapters.plain import PlainForm, Step
 from compiled_rl.modules import Composite, Family, Policy
 from compiled_rl.modules.families import Action, Params, monte_carlo_entropy, monte_carlo_kl
@@ -71,12 +71,31 @@ class GivenDistribution(Family):
 class PlainPolicy(PlainForm):
     """The plain form of a policy: its calls end in the parameters of independent heads."""
 
+    param_keys: tuple[Key, ...] = ()  # until they are known
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, "")
         self.heads, self.log_prob_keys = heads_of(network, self.out_keys)
         self.param_keys = tuple(key for head in self.heads for key in head.param_keys)
         self.action_keys = tuple(head.action_key for head in self.heads)
         self.keep(self.param_keys)
+
+    def _take(self, steps: list[Step]) -> None:
+        """Read, too, the parameters that no step computes, such as the actions that are allowed."""
+        super()._take(steps)
+        recorded = [key for key in self.param_keys if key not in self.out_keys]
+        self.in_keys = unique([*self.in_keys, *recorded])
+
+    def forward(self, data: Data) -> Data:
+        """``data`` and what the network computes from it, every parameter among them."""
+        found: Data = super().forward(data)
+        for key in self.param_keys:
+            if key not in found:
+                raise KeyError(
+                    f"the parameter `{keyword(key)}` of the distribution was not found; "
+                    f"the keys are {given(data)}"
+                )
+        return found
 
     def find_steps(self) -> list[Step]:
         """The network's calls; one where it has a distribution of its own."""

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Optional
 
 from torch import Tensor, nn
 
-from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy
+from compiled_rl.adapters import Data, Field, Key, PlainForm, PlainPolicy
 from compiled_rl.adapters.policy import joint_log_prob, one_or_several
 from compiled_rl.estimators.axes import Axes
 from compiled_rl.estimators.base import ValueEstimatorBase
@@ -70,14 +70,19 @@ class VTrace(ValueEstimatorBase):
                 raise ValueError(f"{self.name}: `{name}` must be positive, got {float(bound):g}")
             self.place(name)
 
-    def lend(self, value_network: nn.Module, actor_network: Optional[nn.Module] = None) -> None:
+    def lend(
+        self,
+        value_network: nn.Module,
+        actor_network: Optional[nn.Module] = None,
+        value_key: Optional[Key] = None,
+    ) -> None:
         """Use the networks of a loss, whose children they stay; an actor of its own stays in use.
 
         Raises:
             KeyError: the critic has no output of the key of ``value``.
             ValueError: the estimator has another critic of its own, or of another loss.
         """
-        super().lend(value_network, actor_network)
+        super().lend(value_network, actor_network, value_key)
         if self.actor_network is None and actor_network is not None:
             self._use(actor_network)
 
