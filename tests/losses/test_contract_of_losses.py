@@ -42,6 +42,14 @@ def test_a_network_that_a_loss_does_not_touch_has_no_gradient(name, estimated, r
         assert any(grad is not None and grad.abs().sum() > 0 for grad in gradients(x, learns)), key
 
 
+def test_no_gradient_of_reinforce_reaches_the_advantage():
+    loss = make("ReinforceLoss")
+    data = sequences(loss, estimated=False)
+    advantage = data["advantage"].requires_grad_()
+    (grad,) = torch.autograd.grad(loss(data)["loss_actor"], advantage, allow_unused=True)
+    assert grad is None
+
+
 @every_loss
 def test_parameters_are_the_users_own_under_the_networks_names(name):
     actor, critic = networks()
