@@ -105,6 +105,22 @@ class PlainPolicy(PlainForm):
 
         return [DistributionStep(self.network)]
 
+    def check_fresh(self) -> None:
+        """Refuse a policy whose calls or whose family are no longer those that were found.
+
+        Raises:
+            RuntimeError: a submodule was replaced or hooked, or the family was replaced.
+        """
+        super().check_fresh()
+        if not isinstance(self.network, Policy):
+            return
+        families = [head.family for head in _plain_heads(self.network.family)]
+        if families != [head.family for head in self.heads]:
+            raise RuntimeError(
+                f"the `family` of {type(self.network).__name__} was replaced after the loss was "
+                "made; make the loss again"
+            )
+
     def log_prob(self, data: Data, actions: Sequence[Tensor]) -> Tensor:
         """Log-probability ``[*B]`` of recorded actions, one a head, from ``forward``'s data."""
         terms = [
