@@ -301,9 +301,10 @@ class ActorCriticLoss(LossModule):
 
     def behavior_log_prob(self, data: Data, log_prob: Tensor) -> Tensor:
         """The recorded log-probability of the action, of the shape of that now."""
-        recorded = joint_log_prob(self.require_each_recorded(data, "sample_log_prob"), log_prob)
-        check_shape(self.name, "sample_log_prob", recorded, "log_prob", log_prob)
-        return recorded
+        recorded = self.require_each_recorded(data, "sample_log_prob")
+        joint = joint_log_prob(recorded, self.require_each(data, "action"), log_prob)
+        check_shape(self.name, "sample_log_prob", joint, "log_prob", log_prob)
+        return joint
 
     def _steps(self, data: Data, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
         """Advantage and value terms, given or estimated, all aligned to ``[*B]``.
