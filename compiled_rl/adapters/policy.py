@@ -105,6 +105,22 @@ class PlainPolicy(PlainForm):
 
         return [DistributionStep(self.network)]
 
+    def check_fresh(self) -> None:
+        """Refuse a policy whose calls or whose family are no longer those that were found.
+
+        Raises:
+            RuntimeError: a submodule was replaced or hooked, or the family was replaced.
+        """
+        super().check_fresh()
+        if not isinstance(self.network, Policy):
+            return
+        families = [head.family for head in _plain_heads(self.network.family)]
+        if families != [head.family for head in self.heads]:
+            raise RuntimeError(
+                f"the `family` of {type(self.network).__name__} was replaced after the loss was "
+                "made; make the loss again"
+            )
+
     def log_prob(self, data: Data, actions: Sequence[Tensor]) -> Tensor:
         """Log-probability ``[*B]`` of recorded actions, one a head, from ``forward``'s data."""
         terms = [
@@ -199,15 +215,27 @@ def one_or_several(keys: tuple[Key, ...]) -> Key | list[Key]:
     return keys[0] if len(keys) == 1 else list(keys)
 
 
-def joint_log_prob(recorded: Sequence[Tensor], log_prob: Tensor) -> Tensor:
+def joint_log_prob(
+    recorded: Sequence[Tensor], actions: Sequence[Tensor], log_prob: Tensor
+) -> Tensor:
     """Recorded log-probabilities, one a head or one for all, as that of the joint action.
 
-    What a head of several recorded for each dimension of its action is summed, too.
+    What was recorded for each dimension of an action, and so has its shape, is summed.
+
+    Args:
+        recorded: of the actions.
+        actions: one a head.
+        log_prob: what it is to be like, ``[*B]``.
     """
-    if len(recorded) == 1:
+    if len(recorded) != len(actions):
         return recorded[0]
     batch = log_prob.dim()
-    return _summed([x.flatten(batch).sum(-1) if x.dim() > batch else x for x in recorded])
+    return _summed(
+        [
+            x.flatten(batch).sum(-1) if x.dim() > batch and x.shape == action.shape else x
+            for x, action in zip(recorded, actions, strict=True)
+        ]
+    )
 
 
 def _summed(terms: Sequence[Tensor]) -> Tensor:

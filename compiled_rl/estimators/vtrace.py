@@ -130,8 +130,10 @@ class VTrace(ValueEstimatorBase):
     ) -> Steps:
         log_prob = self._log_prob(data) if log_prob is None else log_prob
         steps = super()._steps(data, axes, values, log_prob, mask)
-        behavior_log_prob = joint_log_prob(self.require_each(data, "sample_log_prob"), log_prob)
-        return steps._replace(behavior_log_prob=axes.like(behavior_log_prob, steps.reward))
+        recorded = self.require_each(data, "sample_log_prob")
+        actions = [data[key] for key in self.keys_of("action") if key in data]
+        joint = joint_log_prob(recorded, actions, log_prob)
+        return steps._replace(behavior_log_prob=axes.like(joint, steps.reward))
 
     def _log_prob(self, data: Data) -> Tensor:
         if self._actor is None:

@@ -301,7 +301,7 @@ class ActorCriticLoss(LossModule):
         actions = self.require_each_recorded(data, "action")
         policy = self._actor(data)
         log_prob = self._actor.log_prob(policy, actions)
-        steps = self._steps(policy, log_prob, self.mask(data, log_prob.shape))
+        steps = self._steps(data, policy, log_prob, self.mask(data, log_prob.shape))
         outputs = self.policy_terms(data, policy, steps)
         if self.entropy_bonus:
             outputs |= self._entropy_terms(policy, steps.mask)
@@ -311,34 +311,42 @@ class ActorCriticLoss(LossModule):
 
     def behavior_log_prob(self, data: Data, log_prob: Tensor) -> Tensor:
         """The recorded log-probability of the action, of the shape of that now."""
-        recorded = joint_log_prob(self.require_each_recorded(data, "sample_log_prob"), log_prob)
-        check_shape(self.name, "sample_log_prob", recorded, "log_prob", log_prob)
-        return recorded
+        recorded = self.require_each_recorded(data, "sample_log_prob")
+        joint = joint_log_prob(recorded, self.require_each(data, "action"), log_prob)
+        check_shape(self.name, "sample_log_prob", joint, "log_prob", log_prob)
+        return joint
 
-    def _steps(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
-        """Advantage and value terms, given or estimated, all aligned to ``[*B]``."""
-        if self.tensor_keys["advantage"] not in policy:
-            return self._estimate(policy, log_prob, mask)
-        found = {"advantage": self.require(policy, "advantage")}
+    def _steps(self, data: Data, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
+        """Advantage and value terms, given or estimated, all aligned to ``[*B]``.
+
+        What was recorded is read from ``data``: an actor may compute something of the same key.
+        """
+        if self.tensor_keys["advantage"] not in data:
+            return self._estimate(data, policy, log_prob, mask)
+        found = {"advantage": self.require(data, "advantage")}
         if self.critic_coeff is not None:
-            found["value_target"] = self.require(policy, "value_target")
-            found |= self._values(policy)
+            found["value_target"] = self.require(data, "value_target")
+            found |= self._values(data, policy)
         return self._aligned(log_prob, mask, found)
 
-    def _estimate(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
+    def _estimate(
+        self, data: Data, policy: Data, log_prob: Tensor, mask: Optional[Tensor]
+    ) -> Steps:
         """The steps of a sequence ``[*B, T]`` whose advantage was not given."""
         if self._value_estimator is None:
             raise RuntimeError(
                 f"{self.name}: the key {self.tensor_keys['advantage']!r} was not found, and "
-                f"without a `critic_network` it cannot be computed; the keys are {given(policy)}"
+                f"without a `critic_network` it cannot be computed; the keys are {given(data)}"
             )
         why = "to compute the missing `advantage`"
-        found = self._values(policy)
-        policy = self._value_estimator.shared_out(policy, found["value"])
-        found = {name: self.require(policy, name, why) for name in _FOR_THE_ESTIMATOR} | found
+        found = self._values(data, policy)
+        # A critic's own parameters are held out; so must be those behind what it reads.
+        features = {key: policy[key].detach() for key in self._critic.in_keys if key in policy}
+        data = self._value_estimator.shared_out(features | data, found["value"])
+        found = {name: self.require(data, name, why) for name in _FOR_THE_ESTIMATOR} | found
         self.per_step(log_prob.shape, **found)
         (advantage, value_target), mask = self._value_estimator.within(
-            policy, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()
+            data, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()
         )
         terms = {"advantage": advantage, "value_target": value_target}
         terms |= {name: found[name] for name in ("value", "old_value") if name in found}
@@ -349,7 +357,7 @@ class ActorCriticLoss(LossModule):
         aligned = self.per_step(log_prob.shape, **found)
         return Steps(log_prob, **aligned, mask=mask, trailing=trailing)
 
-    def _values(self, policy: Data) -> dict[str, Tensor]:
+    def _values(self, data: Data, policy: Data) -> dict[str, Tensor]:
         """The critic's value and, for ``clip_value``, the recorded one."""
         computed = (
             self._critic(policy)
@@ -358,7 +366,7 @@ class ActorCriticLoss(LossModule):
         )
         found = {"value": computed[self.tensor_keys["value"]]}
         if self.clip_value is not None:
-            found["old_value"] = self.require(policy, "value", "for `clip_value`")
+            found["old_value"] = self.require(data, "value", "for `clip_value`")
         return found
 
     def target_parameters(self) -> Optional[dict[str, Tensor]]:
