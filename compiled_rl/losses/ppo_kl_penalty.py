@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, Key, given, keyword
-from compiled_rl.adapters.plain import beside
 from compiled_rl.functional import next_beta, ppo_kl_penalty, reduce
 from compiled_rl.functional.reduction import count_valid
 from compiled_rl.kernels.checks import check_shape
@@ -118,8 +117,8 @@ class KLPENPPOLoss(PPOLoss):
         self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
     ) -> dict[str, Tensor]:
         """The penalised surrogate."""
-        old = self._old(proximal, policy, steps.mask)
-        divergence = self._actor.kl(old, policy, self.samples_mc_kl)
+        self._check_old(proximal, policy)
+        divergence = self._actor.kl(proximal, policy, self.samples_mc_kl)
         # Used before it moves, also by the gradient. A compiled backward computes what is cheap
         # anew, of a buffer that has moved (PyTorch's pull request 197039); not a cumulative sum.
         beta: Any = self.beta.reshape(1).cumsum(0).reshape([])
@@ -149,19 +148,6 @@ class KLPENPPOLoss(PPOLoss):
         """
         kl = torch.as_tensor(kl, dtype=self.beta.dtype, device=self.beta.device)
         self.beta.copy_(next_beta(self.beta, kl, self.dtarg, self.increment, self.decrement))
-
-    def _old(self, proximal: Data, policy: Data, mask: Optional[Tensor]) -> Data:
-        """The old distribution's parameters; the new one's, detached, where a step is not valid.
-
-        What replaces such a step's record, zeros, may be no parameters: a scale of zero diverges.
-        """
-        self._check_old(proximal, policy)
-        if mask is None:
-            return proximal
-        return proximal | {
-            key: torch.where(beside(mask, proximal[key]), proximal[key], policy[key].detach())
-            for key in self._actor.param_keys
-        }
 
     def _check_old(self, proximal: Data, policy: Data) -> None:
         for key in self._actor.param_keys:
