@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compiled_rl.adapters.dispatch import Data, given, output_type
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, unique
-from compiled_rl.adapters.plain import PlainForm
+from compiled_rl.adapters.plain import PlainForm, RefusedForm
 from compiled_rl.modules import CoefficientModule
 
 
@@ -71,8 +71,7 @@ class KeyedModule(CoefficientModule):
         inputs = [field.name for field in self.fields if field.kind == "input"]
         read = [key for name in inputs for key in self.keys_of(name)]
         self.in_keys = unique([*roots, *read, *nexts, *self.other_keys()])
-        computed = [field for field in self.fields if field.kind != "input"]
-        given = [field for field in computed if field.name not in self.absent()]
+        given = self._outputs()
         self._given = self._selected or tuple(field.name for field in given)
         outputs = tuple(field.name for field in given if field.kind == "output")
         self._nested = {field.name: field.key for field in given if field.key != field.name}
@@ -80,18 +79,21 @@ class KeyedModule(CoefficientModule):
         self.out_keys = tuple(self.tensor_keys.get(name, name) for name in self.output_names)
         output_type(self.name, self.output_names)  # made now: a compiled call only finds it
 
+    def _outputs(self) -> list[Field]:
+        """What this instance, as configured, computes."""
+        computed = [field for field in self.fields if field.kind != "input"]
+        return [field for field in computed if field.name not in self.absent()]
+
     def select_out_keys(self, *names: str) -> Self:
         """Give these outputs only, in this order, in whatever form; metrics may be among them.
 
         Raises:
             ValueError: there is no such output; nothing is changed then.
         """
-        self.reset_out_keys()
+        known = [field.name for field in self._outputs()]
         for name in names:
-            if name not in self._given:
-                raise ValueError(
-                    f"{self.name}: `{name}` is not an output; the outputs are {list(self._given)}"
-                )
+            if name not in known:
+                raise ValueError(f"{self.name}: `{name}` is not an output; the outputs are {known}")
         self._selected = names
         self.wire()
         return self
@@ -148,7 +150,7 @@ class KeyedModule(CoefficientModule):
         if isinstance(key, list) and len(key) == len(self.keys_of(name)) > 1:
             return [self._key(name, one) for one in key]
         parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, str) for part in parts):
+        if not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(
                 f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
                 f"got {key!r}"
@@ -160,23 +162,27 @@ class KeyedModule(CoefficientModule):
     def plain_critic(self, network: Any) -> PlainForm:
         """The plain form of a critic, whose output must have the key of ``value``.
 
-        A critic's only output is the value, under whatever key, unless another key was set.
+        A critic's only output is the value, under whatever key, unless another key was set. Of
+        several, a key that has yet to be set may say which is: without it, calls are refused.
 
         Raises:
-            KeyError: it has no such output.
+            KeyError: it has no output of the key that was set.
         """
         critic = PlainForm(network, self.tensor_keys["value"])
         unset = self.tensor_keys["value"] == self.default_keys["value"]
         if unset and len(critic.out_keys) == 1:
             self.default_keys["value"] = critic.out_keys[0]
             self.tensor_keys = self.tensor_keys | {"value": critic.out_keys[0]}
-        if self.tensor_keys["value"] not in critic.out_keys:
-            raise KeyError(
-                f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
-                f"of the critic, whose outputs are {list(critic.out_keys)}"
-            )
-        critic.keep([self.tensor_keys["value"]])
-        return critic
+        if self.tensor_keys["value"] in critic.out_keys:
+            critic.keep([self.tensor_keys["value"]])
+            return critic
+        why = (
+            f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
+            f"of the critic, whose outputs are {list(critic.out_keys)}"
+        )
+        if unset:
+            return RefusedForm(network, why)
+        raise KeyError(why)
 
     def require(self, data: Data, name: str, why: str = "") -> Tensor:
         """The input ``name``, or an error that says what is missing and what is there."""

@@ -72,6 +72,7 @@ class PlainForm(nn.Module):
     def find_steps(self) -> list[Step]:
         """The network's calls; a plain module reads ``observation`` and gives ``out_key``."""
         if isinstance(self.network, Policy):
+            _check_policy(self.network)
             return [_plain_step(self.network.network, self.network.family.param_names)]
         if hasattr(self.network, "in_keys"):
             from compiled_rl.adapters.tensordict import steps_of
@@ -170,6 +171,18 @@ class PlainForm(nn.Module):
             )
 
 
+class RefusedForm(PlainForm):
+    """A network that cannot be called until something is set that is not known yet."""
+
+    def __init__(self, network: nn.Module, why: str) -> None:
+        super().__init__(network, "")
+        self.why = why
+
+    def forward(self, data: Data) -> Data:
+        """Say what."""
+        raise KeyError(self.why)
+
+
 class HeadForm:
     """A network behind the part of another one that computes what it reads.
 
@@ -257,6 +270,17 @@ def _step_at(x: Tensor, index: Tensor, batch: int) -> Tensor:
 def beside(mask: Tensor, x: Tensor) -> Tensor:
     """The mask with the axes that ``x`` has beyond it."""
     return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
+
+
+def _check_policy(policy: Policy) -> None:
+    """Refuse what would be passed over: of a policy, its ``network`` is called and no more."""
+    hooked = policy._forward_hooks or policy._forward_pre_hooks
+    if hooked or type(policy).params is not Policy.params:
+        raise TypeError(
+            "`actor_network` must be a Policy whose parameters are what its `network` returns, "
+            f"got {type(policy).__name__} with {'hooks' if hooked else 'a `params` of its own'}; "
+            "put that into the network"
+        )
 
 
 def _plain_step(network: nn.Module, out_keys: tuple[Key, ...]) -> Step:

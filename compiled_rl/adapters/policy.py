@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Generator, Tensor, nn
 
-from compiled_rl.adapters.dispatch import Data
-from compiled_rl.adapters.fields import Key, joined, suffixed
+from compiled_rl.adapters.dispatch import Data, given
+from compiled_rl.adapters.fields import Key, joined, keyword, suffixed, unique
 from compiled_rl.adapters.plain import PlainForm, Step
 from compiled_rl.modules import Composite, Family, Policy
 from compiled_rl.modules.families import Action, Params, monte_carlo_entropy, monte_carlo_kl
@@ -71,12 +71,31 @@ class GivenDistribution(Family):
 class PlainPolicy(PlainForm):
     """The plain form of a policy: its calls end in the parameters of independent heads."""
 
+    param_keys: tuple[Key, ...] = ()  # until they are known
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, "")
         self.heads, self.log_prob_keys = heads_of(network, self.out_keys)
         self.param_keys = tuple(key for head in self.heads for key in head.param_keys)
         self.action_keys = tuple(head.action_key for head in self.heads)
         self.keep(self.param_keys)
+
+    def _take(self, steps: list[Step]) -> None:
+        """Read, too, the parameters that no step computes, such as the actions that are allowed."""
+        super()._take(steps)
+        recorded = [key for key in self.param_keys if key not in self.out_keys]
+        self.in_keys = unique([*self.in_keys, *recorded])
+
+    def forward(self, data: Data) -> Data:
+        """``data`` and what the network computes from it, every parameter among them."""
+        found: Data = super().forward(data)
+        for key in self.param_keys:
+            if key not in found:
+                raise KeyError(
+                    f"the parameter `{keyword(key)}` of the distribution was not found; "
+                    f"the keys are {given(data)}"
+                )
+        return found
 
     def find_steps(self) -> list[Step]:
         """The network's calls; one where it has a distribution of its own."""
@@ -85,6 +104,22 @@ class PlainPolicy(PlainForm):
         from compiled_rl.adapters.tensordict import DistributionStep
 
         return [DistributionStep(self.network)]
+
+    def check_fresh(self) -> None:
+        """Refuse a policy whose calls or whose family are no longer those that were found.
+
+        Raises:
+            RuntimeError: a submodule was replaced or hooked, or the family was replaced.
+        """
+        super().check_fresh()
+        if not isinstance(self.network, Policy):
+            return
+        families = [head.family for head in _plain_heads(self.network.family)]
+        if families != [head.family for head in self.heads]:
+            raise RuntimeError(
+                f"the `family` of {type(self.network).__name__} was replaced after the loss was "
+                "made; make the loss again"
+            )
 
     def log_prob(self, data: Data, actions: Sequence[Tensor]) -> Tensor:
         """Log-probability ``[*B]`` of recorded actions, one a head, from ``forward``'s data."""
@@ -180,15 +215,27 @@ def one_or_several(keys: tuple[Key, ...]) -> Key | list[Key]:
     return keys[0] if len(keys) == 1 else list(keys)
 
 
-def joint_log_prob(recorded: Sequence[Tensor], log_prob: Tensor) -> Tensor:
+def joint_log_prob(
+    recorded: Sequence[Tensor], actions: Sequence[Tensor], log_prob: Tensor
+) -> Tensor:
     """Recorded log-probabilities, one a head or one for all, as that of the joint action.
 
-    What a head of several recorded for each dimension of its action is summed, too.
+    What was recorded for each dimension of an action, and so has its shape, is summed.
+
+    Args:
+        recorded: of the actions.
+        actions: one a head.
+        log_prob: what it is to be like, ``[*B]``.
     """
-    if len(recorded) == 1:
+    if len(recorded) != len(actions):
         return recorded[0]
     batch = log_prob.dim()
-    return _summed([x.flatten(batch).sum(-1) if x.dim() > batch else x for x in recorded])
+    return _summed(
+        [
+            x.flatten(batch).sum(-1) if x.dim() > batch and x.shape == action.shape else x
+            for x, action in zip(recorded, actions, strict=True)
+        ]
+    )
 
 
 def _summed(terms: Sequence[Tensor]) -> Tensor:

@@ -148,10 +148,16 @@ class ValueEstimatorBase(KeyedModule):
         if self.device is not None and name in self._buffers:
             self._buffers[name] = getattr(self, name).to(self.device)
 
-    def lend(self, value_network: nn.Module, actor_network: Optional[nn.Module] = None) -> None:
-        """Use the networks of a loss, whose children they stay.
+    def lend(
+        self,
+        value_network: nn.Module,
+        actor_network: Optional[nn.Module] = None,
+        value_key: Optional[Key] = None,
+    ) -> None:
+        """Use the networks of a loss, whose children they stay; a refusal changes nothing.
 
         Of the actor, most evaluate no more than what a critic reads that is not in the data.
+        ``value_key`` is that of the critic's value, if the loss was told.
 
         Raises:
             KeyError: the critic has no output of the key of ``value``.
@@ -166,14 +172,18 @@ class ValueEstimatorBase(KeyedModule):
             raise ValueError(
                 f"{self.name}: an estimator must be lent one critic, got that of a second loss"
             )
-        before = self._lent
-        object.__setattr__(self, "_lent", value_network)
-        object.__setattr__(self, "_lent_actor", actor_network)
+        before = (self._lent, self._lent_actor)
+        self._borrow(value_network, actor_network)
         try:
-            self.wire()
+            self.set_keys(**({} if value_key is None else {"value": value_key}))
         except KeyError:
-            object.__setattr__(self, "_lent", before)
+            self._borrow(*before)
             raise
+
+    def _borrow(self, value_network: Optional[nn.Module], actor: Optional[nn.Module]) -> None:
+        """Hold the networks outside the module tree."""
+        object.__setattr__(self, "_lent", value_network)
+        object.__setattr__(self, "_lent_actor", actor)
 
     def networks(self) -> tuple[PlainForm, ...]:
         """The critic, if there is one."""

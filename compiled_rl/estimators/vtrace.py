@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Optional
 
 from torch import Tensor, nn
 
-from compiled_rl.adapters import Data, Field, PlainForm, PlainPolicy
+from compiled_rl.adapters import Data, Field, Key, PlainForm, PlainPolicy
 from compiled_rl.adapters.policy import joint_log_prob, one_or_several
 from compiled_rl.estimators.axes import Axes
 from compiled_rl.estimators.base import ValueEstimatorBase
@@ -70,14 +70,19 @@ class VTrace(ValueEstimatorBase):
                 raise ValueError(f"{self.name}: `{name}` must be positive, got {float(bound):g}")
             self.place(name)
 
-    def lend(self, value_network: nn.Module, actor_network: Optional[nn.Module] = None) -> None:
+    def lend(
+        self,
+        value_network: nn.Module,
+        actor_network: Optional[nn.Module] = None,
+        value_key: Optional[Key] = None,
+    ) -> None:
         """Use the networks of a loss, whose children they stay; an actor of its own stays in use.
 
         Raises:
             KeyError: the critic has no output of the key of ``value``.
             ValueError: the estimator has another critic of its own, or of another loss.
         """
-        super().lend(value_network, actor_network)
+        super().lend(value_network, actor_network, value_key)
         if self.actor_network is None and actor_network is not None:
             self._use(actor_network)
 
@@ -125,8 +130,10 @@ class VTrace(ValueEstimatorBase):
     ) -> Steps:
         log_prob = self._log_prob(data) if log_prob is None else log_prob
         steps = super()._steps(data, axes, values, log_prob, mask)
-        behavior_log_prob = joint_log_prob(self.require_each(data, "sample_log_prob"), log_prob)
-        return steps._replace(behavior_log_prob=axes.like(behavior_log_prob, steps.reward))
+        recorded = self.require_each(data, "sample_log_prob")
+        actions = [data[key] for key in self.keys_of("action") if key in data]
+        joint = joint_log_prob(recorded, actions, log_prob)
+        return steps._replace(behavior_log_prob=axes.like(joint, steps.reward))
 
     def _log_prob(self, data: Data) -> Tensor:
         if self._actor is None:

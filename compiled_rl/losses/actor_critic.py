@@ -12,8 +12,16 @@ from compiled_rl.adapters.policy import Head, joint_log_prob, one_or_several
 from compiled_rl.estimators import ValueEstimators
 from compiled_rl.functional import clip_fraction, explained_variance, reduce, value_loss
 from compiled_rl.kernels.checks import check_shape
+from compiled_rl.losses.arguments import (
+    NOT_GIVEN,
+    by_head,
+    check_actor,
+    check_clip_value,
+    check_count,
+    check_distance,
+    one_spelling,
+)
 from compiled_rl.losses.base import LossModule
-from compiled_rl.losses.coefficients import by_head, check_count, check_range, one_spelling
 
 _FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
 
@@ -98,7 +106,8 @@ class ActorCriticLoss(LossModule):
             recorded needs an estimator that is ``shifted``. None: there is no ``loss_critic``, and
             ``advantage`` must be given.
         loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
-        critic_coeff: weight of the critic's loss; None: there is none. ``critic_coef`` is the same.
+        critic_coeff: weight of the critic's loss, 1 if it is not given; None: there is none.
+            ``critic_coef`` is the same.
         clip_value: bound on the value's distance from the stored value; None or False: no bound.
         entropy_bonus: whether there is a ``loss_entropy``.
         samples_mc_entropy: samples that estimate an entropy without a formula, at least 1. Their
@@ -148,7 +157,7 @@ class ActorCriticLoss(LossModule):
         critic_network: Optional[nn.Module] = None,
         *,
         loss_critic_type: Literal["l1", "l2", "smooth_l1"] = "smooth_l1",
-        critic_coeff: Optional[float] = 1.0,
+        critic_coeff: Any = NOT_GIVEN,
         clip_value: Optional[float | bool | Tensor] = None,
         entropy_bonus: bool = False,
         samples_mc_entropy: int = 1,
@@ -164,11 +173,11 @@ class ActorCriticLoss(LossModule):
         value_target_key: Optional[Key] = None,
         value_key: Optional[Key] = None,
         entropy_coef: Optional[float | Mapping[Key, float]] = None,
-        critic_coef: Optional[float] = 1.0,
+        critic_coef: Any = NOT_GIVEN,
     ) -> None:
         super().__init__(reduction, loss_mask_key)
         name = self.name
-        self.actor_network = _check_actor(
+        self.actor_network = check_actor(
             name, one_spelling(name, None, actor_network=actor_network, actor=actor)
         )
         self.critic_network = self._check_critic(
@@ -177,7 +186,7 @@ class ActorCriticLoss(LossModule):
         self._shared: Optional[frozenset[str]] = None
         # Outside the module tree: its modules are those of `actor_network` already.
         object.__setattr__(self, "_actor", PlainPolicy(self.actor_network))
-        self.loss_critic_type = _check_distance(name, loss_critic_type)
+        self.loss_critic_type = check_distance(name, loss_critic_type)
         self.entropy_bonus = entropy_bonus
         self.samples_mc_entropy = check_count(name, "samples_mc_entropy", samples_mc_entropy)
         self.separate_losses = separate_losses
@@ -186,9 +195,10 @@ class ActorCriticLoss(LossModule):
         self._register_entropy(
             one_spelling(name, None, entropy_coeff=entropy_coeff, entropy_coef=entropy_coef)
         )
-        critic_coeff = one_spelling(name, 1.0, critic_coeff=critic_coeff, critic_coef=critic_coef)
+        weight = one_spelling(name, NOT_GIVEN, critic_coeff=critic_coeff, critic_coef=critic_coef)
+        critic_coeff = 1.0 if weight is NOT_GIVEN else weight
         self.register_coefficient("critic_coeff", critic_coeff if self.critic_network else None)
-        self.register_coefficient("clip_value", _check_clip_value(name, clip_value))
+        self.register_coefficient("clip_value", check_clip_value(name, clip_value))
         self._take_keys(advantage_key, value_target_key, value_key)
         if self.critic_network is not None:
             self.make_value_estimator()
@@ -215,7 +225,7 @@ class ActorCriticLoss(LossModule):
     def register_coefficient(self, name: str, value: Optional[float | Tensor]) -> None:
         """Register a 0-d buffer, on the device of the networks or on the one that was named."""
         super().register_coefficient(name, value)
-        if value is not None:
+        if self._buffers.get(name) is not None:
             self._buffers[name] = getattr(self, name).to(self._device)
 
     def _register_entropy(self, coefficient: Any) -> None:
@@ -291,7 +301,7 @@ class ActorCriticLoss(LossModule):
         actions = self.require_each_recorded(data, "action")
         policy = self._actor(data)
         log_prob = self._actor.log_prob(policy, actions)
-        steps = self._steps(policy, log_prob, self.mask(data, log_prob.shape))
+        steps = self._steps(data, policy, log_prob, self.mask(data, log_prob.shape))
         outputs = self.policy_terms(data, policy, steps)
         if self.entropy_bonus:
             outputs |= self._entropy_terms(policy, steps.mask)
@@ -301,34 +311,42 @@ class ActorCriticLoss(LossModule):
 
     def behavior_log_prob(self, data: Data, log_prob: Tensor) -> Tensor:
         """The recorded log-probability of the action, of the shape of that now."""
-        recorded = joint_log_prob(self.require_each_recorded(data, "sample_log_prob"), log_prob)
-        check_shape(self.name, "sample_log_prob", recorded, "log_prob", log_prob)
-        return recorded
+        recorded = self.require_each_recorded(data, "sample_log_prob")
+        joint = joint_log_prob(recorded, self.require_each(data, "action"), log_prob)
+        check_shape(self.name, "sample_log_prob", joint, "log_prob", log_prob)
+        return joint
 
-    def _steps(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
-        """Advantage and value terms, given or estimated, all aligned to ``[*B]``."""
-        if self.tensor_keys["advantage"] not in policy:
-            return self._estimate(policy, log_prob, mask)
-        found = {"advantage": self.require(policy, "advantage")}
+    def _steps(self, data: Data, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
+        """Advantage and value terms, given or estimated, all aligned to ``[*B]``.
+
+        What was recorded is read from ``data``: an actor may compute something of the same key.
+        """
+        if self.tensor_keys["advantage"] not in data:
+            return self._estimate(data, policy, log_prob, mask)
+        found = {"advantage": self.require(data, "advantage")}
         if self.critic_coeff is not None:
-            found["value_target"] = self.require(policy, "value_target")
-            found |= self._values(policy)
+            found["value_target"] = self.require(data, "value_target")
+            found |= self._values(data, policy)
         return self._aligned(log_prob, mask, found)
 
-    def _estimate(self, policy: Data, log_prob: Tensor, mask: Optional[Tensor]) -> Steps:
+    def _estimate(
+        self, data: Data, policy: Data, log_prob: Tensor, mask: Optional[Tensor]
+    ) -> Steps:
         """The steps of a sequence ``[*B, T]`` whose advantage was not given."""
         if self._value_estimator is None:
             raise RuntimeError(
                 f"{self.name}: the key {self.tensor_keys['advantage']!r} was not found, and "
-                f"without a `critic_network` it cannot be computed; the keys are {given(policy)}"
+                f"without a `critic_network` it cannot be computed; the keys are {given(data)}"
             )
         why = "to compute the missing `advantage`"
-        found = self._values(policy)
-        policy = self._value_estimator.shared_out(policy, found["value"])
-        found = {name: self.require(policy, name, why) for name in _FOR_THE_ESTIMATOR} | found
+        found = self._values(data, policy)
+        # A critic's own parameters are held out; so must be those behind what it reads.
+        features = {key: policy[key].detach() for key in self._critic.in_keys if key in policy}
+        data = self._value_estimator.shared_out(features | data, found["value"])
+        found = {name: self.require(data, name, why) for name in _FOR_THE_ESTIMATOR} | found
         self.per_step(log_prob.shape, **found)
         (advantage, value_target), mask = self._value_estimator.within(
-            policy, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()
+            data, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()
         )
         terms = {"advantage": advantage, "value_target": value_target}
         terms |= {name: found[name] for name in ("value", "old_value") if name in found}
@@ -339,7 +357,7 @@ class ActorCriticLoss(LossModule):
         aligned = self.per_step(log_prob.shape, **found)
         return Steps(log_prob, **aligned, mask=mask, trailing=trailing)
 
-    def _values(self, policy: Data) -> dict[str, Tensor]:
+    def _values(self, data: Data, policy: Data) -> dict[str, Tensor]:
         """The critic's value and, for ``clip_value``, the recorded one."""
         computed = (
             self._critic(policy)
@@ -348,7 +366,7 @@ class ActorCriticLoss(LossModule):
         )
         found = {"value": computed[self.tensor_keys["value"]]}
         if self.clip_value is not None:
-            found["old_value"] = self.require(policy, "value", "for `clip_value`")
+            found["old_value"] = self.require(data, "value", "for `clip_value`")
         return found
 
     def target_parameters(self) -> Optional[dict[str, Tensor]]:
@@ -383,31 +401,6 @@ class ActorCriticLoss(LossModule):
             outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
         outputs[self.critic_output] = reduce(weight * loss, mask, self.reduction)
         return outputs
-
-
-def _check_actor(owner: str, actor: Any) -> nn.Module:
-    if not isinstance(actor, nn.Module):
-        raise TypeError(
-            f"{owner}: `actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
-            f"got {'None' if actor is None else type(actor).__name__}"
-        )
-    return actor
-
-
-def _check_distance(owner: str, kind: Any) -> Any:
-    if kind not in ("l1", "l2", "smooth_l1"):
-        raise ValueError(
-            f"{owner}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', got {kind!r}"
-        )
-    return kind
-
-
-def _check_clip_value(owner: str, bound: Any) -> Any:
-    """A bound, or None for none."""
-    if bound is None or bound is False:
-        return None
-    check_range(owner, "clip_value", bound, "positive", lambda x: x > 0)
-    return bound
 
 
 def _device_of(network: nn.Module) -> torch.device:

@@ -119,7 +119,8 @@ class LossModule(KeyedModule):
             raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
         value_type = self.default_value_estimator if value_type is None else value_type
         estimator = make_estimator(value_type, hyperparams)
-        estimator.lend(critic, getattr(self, "actor_network", None))
+        value_key = self._keys_of_estimator(estimator).get("value")
+        estimator.lend(critic, getattr(self, "actor_network", None), value_key)
         self._value_estimator = estimator
         self.value_type = type(estimator) if value_type is estimator else value_type
         self.wire()
@@ -129,15 +130,18 @@ class LossModule(KeyedModule):
         """Derive every list of keys, the value estimator's included."""
         super().wire()
         if self._value_estimator is not None:
-            self._value_estimator.set_keys(**self._keys_of_estimator())
+            self._value_estimator.set_keys(**self._keys_of_estimator(self._value_estimator))
             self.in_keys = unique([*self.in_keys, *self._value_estimator.in_keys])
 
-    def _keys_of_estimator(self) -> dict[str, Key]:
+    def _keys_of_estimator(self, estimator: ValueEstimatorBase) -> dict[str, Key]:
         """The keys that this loss has set, now or before; others are the estimator's own."""
-        known = self._value_estimator.default_keys if self._value_estimator is not None else {}
         declared = {field.name: field.key for field in self.fields}
         self._were_set |= {n for n, key in self.tensor_keys.items() if key != declared[n]}
-        return {name: self.tensor_keys[name] for name in self._were_set if name in known}
+        return {
+            name: self.tensor_keys[name]
+            for name in self._were_set
+            if name in estimator.default_keys
+        }
 
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """Every output by name, from every input that was given, by key."""
@@ -173,11 +177,6 @@ class LossModule(KeyedModule):
                 f"{self.name}: the dimension named 'time' must be the value estimator's "
                 f"`time_dim`, got {named} and {axis}; say which in make_value_estimator"
             )
-
-    def require_recorded(self, data: Data, name: str) -> Tensor:
-        """An input that was recorded: it must not be part of a graph."""
-        (x,) = self.require_each_recorded(data, name)
-        return x
 
     def require_each_recorded(self, data: Data, name: str) -> tuple[Tensor, ...]:
         """An input that was recorded, of each head of the policy."""

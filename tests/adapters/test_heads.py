@@ -149,6 +149,50 @@ def test_the_old_value_is_the_recorded_one():
     assert torch.equal(note, simple)
 
 
+class WithValue(nn.Module):
+    """A head of an actor that gives a value, too."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        return *self.head(x), x[..., :1] ** 2
+
+
+@computed
+@losses
+def test_recorded_values_are_not_those_that_the_actor_gives(loss_class, drop):
+    """Of one call, so that the value cannot be left out."""
+    common, actor_head, value_head = networks()
+    data = data_of(*drop)
+    data["next", "state_value"] = torch.randn(3, 5, 1)
+    results = []
+    for module, keys in (
+        (actor_head.module[0].module, ["loc", "scale"]),
+        (WithValue(actor_head.module[0].module), ["loc", "scale", "state_value"]),
+    ):
+        head = TensorDictModule(module, ["hidden"], keys)
+        actor = ProbabilisticTensorDictSequential(common, head, actor_head.module[-1])
+        loss = loss_class(actor, value_head, clip_value=0.1)
+        loss.make_value_estimator("gae", skip_existing=True)
+        results.append(loss(data).to_dict())
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_no_gradient_reaches_the_trunk_through_an_advantage(shifted):
+    data = data_of("advantage", "value_target")
+    data["next", "hidden"] = torch.randn(3, 5, 6)
+    parts = networks()
+    loss, reached = ClipPPOLoss(*as_heads(*parts)), []
+    for differentiable in (True, False):
+        loss.make_value_estimator("gae", shifted=shifted, differentiable=differentiable)
+        objective = loss(data)["loss_objective"]
+        reached.append(torch.autograd.grad(objective, list(parts[0].parameters())))
+    torch.testing.assert_close(*reached, rtol=0, atol=0)
+
+
 def test_what_neither_has_is_named():
     common, actor_head, _ = networks()
     actor = ProbabilisticTensorDictSequential(common, actor_head)

@@ -113,11 +113,16 @@ def record(
     dtype: torch.dtype = torch.float32,
     observation: Key = "observation",
     value: Key = "state_value",
+    **others: Tensor,
 ) -> TensorDict:
-    """Steps of a policy that was not quite this one, with advantages and value targets."""
+    """Steps of a policy that was not quite this one, with advantages and value targets.
+
+    ``others`` is what it reads beside the observation.
+    """
     torch.manual_seed(1)
     column, done = (*shape, 1), torch.rand(*shape, 1) < 0.2
-    data = TensorDict({observation: torch.randn(*shape, OBSERVATION, dtype=dtype)}, shape)
+    observations = torch.randn(*shape, OBSERVATION, dtype=dtype)
+    data = TensorDict({observation: observations, **others}, shape)
     with torch.no_grad(), set_interaction_type(InteractionType.RANDOM):
         actor(data)
     data = data.exclude("hidden")

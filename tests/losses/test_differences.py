@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
+from torch import nn
 from torchrl import objectives as torchrl
+from torchrl.modules import NormalParamExtractor, ProbabilisticActor
 from torchrl.modules import TanhNormal as PeerTanhNormal
 
 from compiled_rl import losses
@@ -17,9 +20,11 @@ from tests.losses.peers import (
     ACTION,
     HEADS,
     LOSSES,
+    OBSERVATION,
     gradients,
     keywords,
     networks,
+    record,
     total,
     unestimated,
 )
@@ -202,6 +207,54 @@ def test_the_divergence_of_several_heads_is_not_sampled() -> None:
     assert torch.equal(ours(data)["kl"], ours(data)["kl"])
     sampled = theirs(data)["kl"].mean()
     torch.testing.assert_close(ours(data)["kl"], sampled, rtol=0.05, atol=0.01)
+
+
+def of_dimensions(distribution: Any, *keys: str) -> tuple[Any, Any]:
+    """An actor whose log-probabilities are one for each dimension of the action; and a critic."""
+    last = [NormalParamExtractor()] if len(keys) > 1 else []
+    network = nn.Sequential(nn.Linear(OBSERVATION, len(keys) * ACTION), *last)
+    actor = ProbabilisticActor(
+        TensorDictModule(network, ["observation"], list(keys)),
+        in_keys=list(keys),
+        distribution_class=distribution,
+        return_log_prob=True,
+    )
+    return actor, networks()[1]
+
+
+@every_loss
+@pytest.mark.parametrize("estimated", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [(torch.distributions.Normal, "loc", "scale"), (torch.distributions.Bernoulli, "logits")],
+)
+def test_dimensions_make_one_action(name: str, kind: Any, estimated: bool) -> None:
+    actor, critic = of_dimensions(*kind)
+    each = record(actor, (4, 5))
+    each = unestimated(each) if estimated else each
+    assert each["action_log_prob"].shape == (4, 5, ACTION)
+    joint = each.clone()
+    joint["action_log_prob"] = each["action_log_prob"].sum(-1)
+    loss = getattr(losses, name)(actor, critic).eval()
+    loss.make_value_estimator("vtrace")
+    torch.testing.assert_close(loss(each).to_dict(), loss(joint).to_dict())
+    each["action_log_prob"] = joint["action_log_prob"].unsqueeze(-1)
+    if name in PPO:
+        with pytest.raises(ValueError, match="`sample_log_prob` must have the shape of `log_prob`"):
+            loss(each)
+
+
+def test_torchrl_takes_each_dimension_for_an_action() -> None:
+    actor, critic = of_dimensions(torch.distributions.Normal, "loc", "scale")
+    data = record(actor, (4, 5))
+    log_prob = actor.get_dist(data.clone()).log_prob(data["action"])
+    ratio = (log_prob - data["action_log_prob"]).exp()
+    theirs = torchrl.PPOLoss(actor, critic)(data)["loss_objective"]
+    torch.testing.assert_close(theirs, -(ratio * data["advantage"]).mean())
+    ours = losses.PPOLoss(actor, critic)(data)["loss_objective"]
+    torch.testing.assert_close(ours, -(ratio.prod(-1, keepdim=True) * data["advantage"]).mean())
+    with pytest.raises(RuntimeError, match="must match the size"):
+        torchrl.A2CLoss(actor, critic)(data)
 
 
 def test_a2c_takes_several_heads() -> None:

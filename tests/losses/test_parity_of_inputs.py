@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torchrl.modules import MaskedCategorical, ProbabilisticActor
 
 from compiled_rl import losses
 from tests.losses.parity import Arguments, assert_parity, both, estimate_with, move_targets
-from tests.losses.peers import LOSSES, networks, record, unestimated
+from tests.losses.peers import ACTION, LOSSES, OBSERVATION, networks, record, unestimated
 
 # Those of TorchRL's estimates, which are known.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -66,6 +69,23 @@ def test_keys_renamed_and_nested(loss: str, given: bool) -> None:
     assert_parity(*pair, data)
 
 
+@every_loss
+@pytest.mark.parametrize("given", [True, False], ids=["given", "estimated"])
+def test_one_of_several_outputs_of_the_critic_is_the_value(loss: str, given: bool) -> None:
+    actor, head = networks(trunk="twice", value="v")
+    data = record(actor, (4, 5))
+    assert list(head.out_keys) == ["hidden", "v"]
+    ours, theirs = both(loss, actor, head, {}, torch.float32)
+    with pytest.raises(KeyError, match=r"`value` must be an output of the critic, .*'hidden', 'v'"):
+        ours(data if given else unestimated(data))
+    for module in (ours, theirs):
+        module.set_keys(value="v")
+        module.make_value_estimator(module.default_value_estimator)
+    assert_parity(ours, theirs, data, given)
+    named = getattr(losses, loss)(actor, head, value_key="v")
+    assert named.value_estimator.tensor_keys["value"] == "v"
+
+
 @pytest.mark.parametrize("loss", ["PPOLoss", "ClipPPOLoss"])
 def test_an_entropy_coefficient_for_each_head(loss: str) -> None:
     actor, critic = networks("composite")
@@ -87,6 +107,26 @@ def test_a_truncated_normal(loss: str) -> None:
         means = [float(module(data)["kl"].mean()) for module in pair]
         assert means[0] == pytest.approx(means[1], rel=0.05)
     assert_parity(*pair, data, metrics=False)
+
+
+@every_loss
+@pytest.mark.parametrize("given", [True, False], ids=["given", "estimated"])
+def test_actions_that_are_allowed_are_recorded(loss: str, given: bool) -> None:
+    """The distribution's mask is computed by no network."""
+    _, critic = networks("categorical")
+    actor = ProbabilisticActor(
+        TensorDictModule(nn.Linear(OBSERVATION, ACTION), ["observation"], ["logits"]),
+        in_keys=["logits", "mask"],
+        distribution_class=MaskedCategorical,
+        return_log_prob=True,
+    )
+    allowed = torch.rand(4, 5, ACTION) < 0.6
+    allowed[..., 0] = True
+    data = record(actor, (4, 5), mask=allowed)
+    pair = both(loss, actor, critic, {}, torch.float32)
+    assert_parity(*pair, data if given else unestimated(data))
+    with pytest.raises(KeyError, match="the parameter `mask` of the distribution was not found"):
+        pair[0](data.exclude("mask"))
 
 
 @every_loss

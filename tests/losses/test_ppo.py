@@ -25,7 +25,13 @@ from torchrl.objectives import ClipPPOLoss as TorchRLClipPPOLoss
 from compiled_rl import ClipPPOLoss, Policy, ValueHead
 from compiled_rl.adapters import dispatch
 from compiled_rl.functional import gae
-from compiled_rl.modules import Categorical, Normal, StateIndependentScale
+from compiled_rl.modules import (
+    Categorical,
+    Composite,
+    Normal,
+    StateIndependentScale,
+    TanhNormal,
+)
 from compiled_rl.testing import assert_compiles_once
 from tests.losses.networks import (
     ACTION,
@@ -627,6 +633,34 @@ def test_a_replaced_submodule_is_noticed():
     loss.actor_network.network = mlp(2 * ACTION)
     with pytest.raises(RuntimeError, match="was replaced or hooked after the loss was made"):
         loss(data)
+
+
+@pytest.mark.parametrize("composite", [False, True])
+def test_a_replaced_family_is_noticed(composite):
+    actor, critic = plain_networks("normal")
+    if composite:
+        actor = Policy(actor.network, Composite({"a": Normal()}))
+    loss = ClipPPOLoss(actor, critic)
+    loss.check_fresh()
+    copy.deepcopy(loss).check_fresh()
+    actor.family = Composite({"a": TanhNormal()}) if composite else TanhNormal()
+    with pytest.raises(RuntimeError, match="the `family` of Policy was replaced after the loss"):
+        loss.check_fresh()
+
+
+class Own(Policy):
+    def params(self, observation):
+        return super().params(-observation)
+
+
+def test_a_policy_is_called_by_its_network():
+    actor, critic = plain_networks("normal")
+    with pytest.raises(TypeError, match="what its `network` returns, got Own with a `params` of"):
+        ClipPPOLoss(Own(actor.network, Normal), critic)
+    loss = ClipPPOLoss(actor, critic)
+    actor.register_forward_hook(lambda *_: None)
+    with pytest.raises(TypeError, match="what its `network` returns, got Policy with hooks; put"):
+        loss(make_data(actor, (4,)))
 
 
 def test_keywords_and_a_container_do_not_mix():

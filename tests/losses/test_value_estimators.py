@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
 from compiled_rl import ClipPPOLoss
@@ -14,7 +15,7 @@ from compiled_rl.estimators import (
 )
 from compiled_rl.functional import vtrace
 from compiled_rl.testing import count_graphs
-from tests.losses.networks import as_keywords, make_data, plain_networks
+from tests.losses.networks import as_keywords, make_data, mlp, plain_networks
 
 OF_ONE_AGENT = [member for member in ValueEstimators if member is not ValueEstimators.MAGAE]
 
@@ -200,6 +201,23 @@ def test_an_estimator_is_lent_one_critic():
     second = ClipPPOLoss(*plain_networks("normal"))
     with pytest.raises(ValueError, match="must be lent one critic, got that of a second loss"):
         second.make_value_estimator(estimator)
+
+
+def test_a_refused_critic_is_not_lent():
+    actor, _ = plain_networks("normal")
+    critic = TensorDictSequential(
+        TensorDictModule(mlp(2), ["observation"], ["hidden"]),
+        TensorDictModule(nn.Linear(2, 1), ["hidden"], ["v"]),
+    )
+    estimator = GAE()
+    estimator.set_keys(value="w")
+    with pytest.raises(KeyError, match="GAE: the key 'w' for `value` must be an output"):
+        ClipPPOLoss(actor, critic).make_value_estimator(estimator)
+    assert estimator._lent is None
+    assert estimator._lent_actor is None
+    critic_of_w = TensorDictModule(mlp(1), ["observation"], ["w"])
+    loss = ClipPPOLoss(actor, critic_of_w).make_value_estimator(estimator)
+    assert loss(sequences(actor))["loss_critic"].isfinite()
 
 
 def test_a_dimension_named_time_must_be_the_estimators():
