@@ -6,6 +6,8 @@ from typing import Any, Optional
 import torch
 from torch import Generator, Tensor, nn
 
+from compiled_rl.modules.coefficients import holds
+
 Params = tuple[Tensor, ...]
 Action = Any  # a tensor; of Composite, a dict of them by head
 Noise = Any  # likewise
@@ -88,8 +90,11 @@ def set_option(module: nn.Module, name: str, value: Tensor | float) -> None:
 
 def set_bounds(family: Family, low: Tensor | float, high: Tensor | float) -> None:
     """Options ``low`` and ``high``, which must be finite and ordered."""
-    lower, upper = torch.as_tensor(low), torch.as_tensor(high)
-    if not bool((lower < upper).all() & lower.isfinite().all() & upper.isfinite().all()):
+    # Numbers are looked at where they are, whatever the default device.
+    lower, upper = (
+        x if isinstance(x, Tensor) else torch.tensor(x, device="cpu") for x in (low, high)
+    )
+    if not holds((lower < upper) & lower.isfinite() & upper.isfinite()):
         raise ValueError(
             f"{type(family).__name__}: `low` and `high` must be finite and ordered, "
             f"got {lower.tolist()} and {upper.tolist()}"
