@@ -427,12 +427,18 @@ class ValueEstimatorBase(KeyedModule):
         mask: Optional[Tensor] = None,
     ) -> Steps:
         reward = self.require(data, "reward")
+        value, next_value, log_prob = [
+            # Networks may be coarser, under autocast for instance; one precision for all.
+            None if x is None else x.to(reward.dtype)
+            for x in (values.value, values.next_value, log_prob)
+        ]
+        assert next_value is not None
         like = partial(axes.like, reward=reward)
         mask = both(like(mask), both(like(data.get(_MASK)), like(values.valid)))
         return Steps(
             reward,
-            values.value,
-            values.next_value,
+            value,
+            next_value,
             self.require(data, "terminated"),
             self.require(data, "done"),
             log_prob=like(log_prob),

@@ -133,7 +133,7 @@ class VTrace(ValueEstimatorBase):
         steps = super()._steps(data, axes, values, log_prob, mask)
         recorded = self.require_each(data, "sample_log_prob")
         actions = [data[key] for key in self.keys_of("action") if key in data]
-        joint = joint_log_prob(recorded, actions, log_prob)
+        joint = joint_log_prob(recorded, actions, log_prob).to(steps.reward.dtype)
         return steps._replace(behavior_log_prob=axes.like(joint, steps.reward))
 
     def _log_prob(self, data: Data) -> Tensor:

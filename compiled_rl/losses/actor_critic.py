@@ -22,6 +22,7 @@ from compiled_rl.losses.arguments import (
     one_spelling,
 )
 from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.dtypes import widened
 
 _FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
 
@@ -299,7 +300,7 @@ class ActorCriticLoss(LossModule):
         """The losses and metrics by name; see the class."""
         data = self.select_valid(data)
         actions = self.require_each_recorded(data, "action")
-        policy = self._actor(data)
+        policy = widened(self._actor(data), self._actor.out_keys, self.actor_network)
         log_prob = self._actor.log_prob(policy, actions)
         steps = self._steps(data, policy, log_prob, self.mask(data, log_prob.shape))
         outputs = self.policy_terms(data, policy, steps)
@@ -364,7 +365,9 @@ class ActorCriticLoss(LossModule):
             if self._shared is None
             else self._critic.without(policy, self._shared)
         )
-        found = {"value": computed[self.tensor_keys["value"]]}
+        assert self.critic_network is not None
+        key = self.tensor_keys["value"]
+        found = {"value": widened(computed, [key], self.critic_network)[key]}
         if self.clip_value is not None:
             found["old_value"] = self.require(data, "value", "for `clip_value`")
         return found
