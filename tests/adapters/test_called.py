@@ -17,7 +17,7 @@ from tensordict.nn import (
 from torch import nn
 from torch.func import functional_call
 
-from compiled_rl import ClipPPOLoss
+from compiled_rl import ClipPPOLoss, KLPENPPOLoss
 from compiled_rl.adapters import PlainForm
 from compiled_rl.testing import assert_compiles_once
 from tests.losses.networks import as_keywords, make_data, plain_networks, tensordict_networks
@@ -243,6 +243,54 @@ def test_a_policy_that_only_has_get_dist(separate_losses):
     torch.testing.assert_close(total(loss(data)), total(plain(data)))
     for mine, expected in zip(gradients(loss, data), gradients(plain, data), strict=True):
         torch.testing.assert_close(mine, expected)
+
+
+class Sampled(torch.distributions.Categorical):
+    """Without an entropy; ``Moved`` with samples that carry a gradient."""
+
+    def entropy(self):
+        raise NotImplementedError
+
+
+class Moved(torch.distributions.Independent):
+    def entropy(self):
+        raise NotImplementedError
+
+
+class Sampling(OwnDistribution):
+    def get_dist(self, tensordict):
+        x = self.network(tensordict["observation"])
+        if self.moved:
+            loc, scale = x
+            return Moved(torch.distributions.Normal(loc, scale), 1)
+        return Sampled(logits=x)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "normal"])
+def test_a_given_distribution_without_an_entropy_is_sampled(kind):
+    """The gradient is the entropy's, too, where samples carry none."""
+    torch.manual_seed(0)
+    actor, critic = plain_networks(kind)
+    policy = Sampling(actor.network)
+    policy.moved = kind == "normal"
+    loss = ClipPPOLoss(policy, critic, samples_mc_entropy=40_000)
+    plain = ClipPPOLoss(actor, critic)
+    data = make_data(actor, (6,))
+    mine, expected = loss(data), plain(data)
+    close = {"rtol": 0.05, "atol": 0.01}
+    torch.testing.assert_close(mine["entropy"], expected["entropy"], **close)
+    parameters = list(actor.network.parameters())
+    for x, y in zip(
+        *[torch.autograd.grad(100 * out["loss_entropy"], parameters) for out in (mine, expected)],
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y, **close)
+
+
+def test_a_given_distribution_cannot_be_recorded():
+    actor, critic = plain_networks("categorical")
+    with pytest.raises(TypeError, match="KLPENPPOLoss: `actor_network` must give the parameters"):
+        KLPENPPOLoss(OwnDistribution(actor.network), critic)
 
 
 # ---- refused -------------------------------------------------------------------------------------
