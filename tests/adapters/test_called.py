@@ -16,6 +16,7 @@ from tensordict.nn import (
 )
 from torch import nn
 from torch.func import functional_call
+from torchrl.objectives import ClipPPOLoss as TorchRLClipPPOLoss
 
 from compiled_rl import ClipPPOLoss, KLPENPPOLoss
 from compiled_rl.adapters import PlainForm
@@ -149,6 +150,41 @@ def policy_of(*parts):
         ["logits"], ["action"], distribution_class=torch.distributions.Categorical
     )
     return ProbabilisticTensorDictSequential(*parts, head)
+
+
+class ByKey(nn.Module):
+    """Other outputs than are asked for, and in another order."""
+
+    def __init__(self, network, form):
+        super().__init__()
+        self.network, self.form = network, form
+
+    def forward(self, x):
+        loc, scale = self.network(x)
+        outputs = {"scale": scale, "other": x, "loc": loc}
+        return TensorDict(outputs, x.shape[:-1]) if self.form == "TensorDict" else outputs
+
+
+@pytest.mark.parametrize("form", ["dict", "TensorDict"])
+def test_a_network_may_return_its_outputs_by_key(form):
+    actor, critic = plain_networks("normal")
+    plain, _ = tensordict_networks(actor, critic)
+
+    def policy(*keys):
+        network = TensorDictModule(ByKey(actor.network, form), ["observation"], list(keys))
+        return ProbabilisticTensorDictSequential(network, plain.module[-1])
+
+    data = make_data(actor, (3, 5)).exclude("advantage", "value_target")
+    expected = ClipPPOLoss(plain, critic)(data)
+    loss = ClipPPOLoss(policy("loc", "scale"), critic)
+    torch.testing.assert_close(loss(data).to_dict(), expected.to_dict())
+    theirs = TorchRLClipPPOLoss(policy("loc", "scale"), tensordict_networks(actor, critic)[1])
+    given = make_data(actor, (3, 5))
+    torch.testing.assert_close(loss(given)["loss_objective"], theirs(given)["loss_objective"])
+    assert_compiles_once(loss, [data[:n] for n in (2, 3)])
+    loss = ClipPPOLoss(policy("loc", "scale", "missing"), critic)
+    with pytest.raises(KeyError, match=r"by key must return .*'missing'.* got \['scale', 'other'"):
+        loss(data)
 
 
 def test_a_policys_network_is_called_as_it_is():
