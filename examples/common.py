@@ -1,4 +1,4 @@
-"""What the examples share: environments, layers, minibatches, and the return so far."""
+"""What the examples share: environments, layers, batches, and the return so far."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,10 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
+from compiled_rl import LossModule
 from compiled_rl.training import Collector
 
+RECORDED = ("observation", "action", "action_log_prob")
 EPISODES = 20  # a mean return is that of the last so many
 
 
@@ -25,6 +27,16 @@ def make_envs(name: str, count: int) -> VectorEnv:
 def layers(inputs: int, width: int = 64) -> list[nn.Module]:
     """Two hidden layers."""
     return [nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()]
+
+
+def estimate(
+    loss: LossModule, rollout: dict[str, Tensor], recorded: tuple[str, ...] = RECORDED
+) -> dict[str, Tensor]:
+    """What was recorded of a rollout, with advantage and value target, flat."""
+    target = loss.value_estimator(rollout, time_dim=0)
+    batch = {name: rollout[name] for name in recorded}
+    batch |= {name: target[name] for name in ("advantage", "value_target")}
+    return {name: x.flatten(0, 1) for name, x in batch.items()}
 
 
 def minibatches(

@@ -2,15 +2,22 @@
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from compiled_rl import KLPENPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import Categorical
 from compiled_rl.training import Collector
-from examples.common import is_solved, layers, make_envs, mean_return, minibatches
+from examples.common import (
+    RECORDED,
+    estimate,
+    is_solved,
+    layers,
+    make_envs,
+    mean_return,
+    minibatches,
+)
 
 NAME, ENVS, ROLLOUT = "CartPole-v1", 8, 128
-RECORDED = ("observation", "action", "action_log_prob", "logits")  # the old policy, too
 
 
 def make_loss(seed: int) -> KLPENPPOLoss:
@@ -24,14 +31,6 @@ def make_loss(seed: int) -> KLPENPPOLoss:
     return loss.make_value_estimator(gamma=0.99, lmbda=0.95)
 
 
-def estimate(loss: KLPENPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rollout with advantage and value target, flat."""
-    target = loss.value_estimator(rollout, time_dim=0)
-    batch = {name: rollout[name] for name in RECORDED}
-    batch |= {name: target[name] for name in ("advantage", "value_target")}
-    return {name: x.flatten(0, 1) for name, x in batch.items()}
-
-
 def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
     """Train until the environment is solved or the steps are used up; print the mean return."""
     loss = make_loss(seed)
@@ -40,7 +39,7 @@ def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
     collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
     for taken in range(0, steps, ENVS * ROLLOUT):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - taken / steps)
-        batch = estimate(loss, collector.collect(ROLLOUT))
+        batch = estimate(loss, collector.collect(ROLLOUT), (*RECORDED, "logits"))
         pieces = minibatches(batch, 256, 10, collector.generator)
         divergences = [update(minibatch)["kl"] for minibatch in pieces]
         kl = torch.stack(divergences[-4:]).mean()  # of the last epoch

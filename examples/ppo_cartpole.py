@@ -6,12 +6,20 @@ from typing import NamedTuple
 
 import gymnasium as gym
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import Categorical
 from compiled_rl.training import Collector, load_checkpoint, save_checkpoint
-from examples.common import EPISODES, is_solved, layers, make_envs, mean_return, minibatches
+from examples.common import (
+    EPISODES,
+    estimate,
+    is_solved,
+    layers,
+    make_envs,
+    mean_return,
+    minibatches,
+)
 
 NAME = "CartPole-v1"
 
@@ -68,7 +76,7 @@ def train(
     try:
         while not _finished(history, config, collector):
             _anneal(loss, optimizer, config, history)
-            batch = _estimate(loss, collector.collect(config.rollout))
+            batch = estimate(loss, collector.collect(config.rollout))
             pieces = minibatches(batch, config.minibatch, config.epochs, collector.generator)
             for minibatch in pieces:
                 update(minibatch)
@@ -85,14 +93,6 @@ def solved(history: list[Progress]) -> bool:
     """Whether the last 20 episodes reached the environment's threshold."""
     threshold = gym.spec(NAME).reward_threshold
     return bool(history) and history[-1].mean_return >= threshold
-
-
-def _estimate(loss: ClipPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rollout with advantage and value target, flat."""
-    target = loss.value_estimator(rollout, time_dim=0)
-    batch = {name: rollout[name] for name in ("observation", "action", "action_log_prob")}
-    batch |= {name: target[name] for name in ("advantage", "value_target")}
-    return {name: x.flatten(0, 1) for name, x in batch.items()}
 
 
 def _anneal(

@@ -2,17 +2,16 @@
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.functional import linear_schedule
 from compiled_rl.modules import ActionRescaler, Normal, StateIndependentScale
 from compiled_rl.training import Collector
-from examples.common import layers, make_envs, mean_return, minibatches
+from examples.common import estimate, layers, make_envs, mean_return, minibatches
 
 NAME, ENVS, ROLLOUT = "HalfCheetah-v5", 8, 256
 OBSERVATION, ACTION = 17, 6
-RECORDED = ("observation", "action", "action_log_prob")
 
 
 def make_loss(seed: int) -> ClipPPOLoss:
@@ -28,14 +27,6 @@ def make_loss(seed: int) -> ClipPPOLoss:
     critic = nn.Sequential(normalizer, *layers(OBSERVATION), ValueHead(64))
     loss = ClipPPOLoss(policy, critic, entropy_coeff=0.0, normalize_advantage=True)
     return loss.make_value_estimator(gamma=0.99, lmbda=0.95)
-
-
-def estimate(loss: ClipPPOLoss, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rollout with advantage and value target, flat."""
-    target = loss.value_estimator(rollout, time_dim=0)
-    batch = {name: rollout[name] for name in RECORDED}
-    batch |= {name: target[name] for name in ("advantage", "value_target")}
-    return {name: x.flatten(0, 1) for name, x in batch.items()}
 
 
 def main(steps: int = 1_000_000, seed: int = 0, compile: bool = True) -> float:

@@ -71,8 +71,7 @@ class KeyedModule(CoefficientModule):
         inputs = [field.name for field in self.fields if field.kind == "input"]
         read = [key for name in inputs for key in self.keys_of(name)]
         self.in_keys = unique([*roots, *read, *nexts, *self.other_keys()])
-        computed = [field for field in self.fields if field.kind != "input"]
-        given = [field for field in computed if field.name not in self.absent()]
+        given = self._outputs()
         self._given = self._selected or tuple(field.name for field in given)
         outputs = tuple(field.name for field in given if field.kind == "output")
         self._nested = {field.name: field.key for field in given if field.key != field.name}
@@ -80,18 +79,21 @@ class KeyedModule(CoefficientModule):
         self.out_keys = tuple(self.tensor_keys.get(name, name) for name in self.output_names)
         output_type(self.name, self.output_names)  # made now: a compiled call only finds it
 
+    def _outputs(self) -> list[Field]:
+        """What this instance, as configured, computes."""
+        computed = [field for field in self.fields if field.kind != "input"]
+        return [field for field in computed if field.name not in self.absent()]
+
     def select_out_keys(self, *names: str) -> Self:
         """Give these outputs only, in this order, in whatever form; metrics may be among them.
 
         Raises:
             ValueError: there is no such output; nothing is changed then.
         """
-        self.reset_out_keys()
+        known = [field.name for field in self._outputs()]
         for name in names:
-            if name not in self._given:
-                raise ValueError(
-                    f"{self.name}: `{name}` is not an output; the outputs are {list(self._given)}"
-                )
+            if name not in known:
+                raise ValueError(f"{self.name}: `{name}` is not an output; the outputs are {known}")
         self._selected = names
         self.wire()
         return self
@@ -148,7 +150,7 @@ class KeyedModule(CoefficientModule):
         if isinstance(key, list) and len(key) == len(self.keys_of(name)) > 1:
             return [self._key(name, one) for one in key]
         parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, str) for part in parts):
+        if not parts or not all(isinstance(part, str) for part in parts):
             raise TypeError(
                 f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
                 f"got {key!r}"

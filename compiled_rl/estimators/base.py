@@ -325,7 +325,7 @@ class ValueEstimatorBase(KeyedModule):
         """For a loss that lent its critic and has called it already.
 
         Args:
-            data: what the loss read, by key; zero where ``mask`` forbids.
+            data: what the loss read, by key; a copy of a valid step where ``mask`` forbids.
             batch: how many batch axes it has.
             value: of the states left.
             log_prob: of the recorded actions.
@@ -368,7 +368,7 @@ class ValueEstimatorBase(KeyedModule):
         time_dim = self.time_dim if time_dim is None else time_dim
         axes = find_axes(self.name, source, data, reward, time_dim)
         if _MASK in data:
-            data = select_valid(data, axes.batched(data[_MASK]))
+            data = select_valid(data, axes.batched(data[_MASK]), (_MASK,))
         return data, axes
 
     def _values(

@@ -13,6 +13,7 @@ from compiled_rl.losses.actor_critic import (
     EntropyOptions,
     Steps,
 )
+from compiled_rl.losses.arguments import check_options
 
 
 class A2CLoss(ActorCriticLoss):
@@ -58,6 +59,7 @@ class A2CLoss(ActorCriticLoss):
         clip_value: Optional[float | Tensor] = None,
         **options: Unpack[EntropyOptions],
     ) -> None:
+        check_options(type(self).__name__, options, EntropyOptions)
         coefficients = (options.get("entropy_coeff"), options.get("entropy_coef"))
         off = any(isinstance(x, float | int) and x == 0 for x in coefficients)
         super().__init__(

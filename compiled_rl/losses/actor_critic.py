@@ -12,8 +12,16 @@ from compiled_rl.adapters.policy import Head, joint_log_prob, one_or_several
 from compiled_rl.estimators import ValueEstimators
 from compiled_rl.functional import clip_fraction, explained_variance, reduce, value_loss
 from compiled_rl.kernels.checks import check_shape
+from compiled_rl.losses.arguments import (
+    NOT_GIVEN,
+    by_head,
+    check_actor,
+    check_clip_value,
+    check_count,
+    check_distance,
+    one_spelling,
+)
 from compiled_rl.losses.base import LossModule
-from compiled_rl.losses.coefficients import by_head, check_count, check_range, one_spelling
 
 _FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
 
@@ -98,7 +106,8 @@ class ActorCriticLoss(LossModule):
             recorded needs an estimator that is ``shifted``. None: there is no ``loss_critic``, and
             ``advantage`` must be given.
         loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
-        critic_coeff: weight of the critic's loss; None: there is none. ``critic_coef`` is the same.
+        critic_coeff: weight of the critic's loss, 1 if it is not given; None: there is none.
+            ``critic_coef`` is the same.
         clip_value: bound on the value's distance from the stored value; None or False: no bound.
         entropy_bonus: whether there is a ``loss_entropy``.
         samples_mc_entropy: samples that estimate an entropy without a formula, at least 1. Their
@@ -148,7 +157,7 @@ class ActorCriticLoss(LossModule):
         critic_network: Optional[nn.Module] = None,
         *,
         loss_critic_type: Literal["l1", "l2", "smooth_l1"] = "smooth_l1",
-        critic_coeff: Optional[float] = 1.0,
+        critic_coeff: Any = NOT_GIVEN,
         clip_value: Optional[float | bool | Tensor] = None,
         entropy_bonus: bool = False,
         samples_mc_entropy: int = 1,
@@ -164,11 +173,11 @@ class ActorCriticLoss(LossModule):
         value_target_key: Optional[Key] = None,
         value_key: Optional[Key] = None,
         entropy_coef: Optional[float | Mapping[Key, float]] = None,
-        critic_coef: Optional[float] = 1.0,
+        critic_coef: Any = NOT_GIVEN,
     ) -> None:
         super().__init__(reduction, loss_mask_key)
         name = self.name
-        self.actor_network = _check_actor(
+        self.actor_network = check_actor(
             name, one_spelling(name, None, actor_network=actor_network, actor=actor)
         )
         self.critic_network = self._check_critic(
@@ -177,7 +186,7 @@ class ActorCriticLoss(LossModule):
         self._shared: Optional[frozenset[str]] = None
         # Outside the module tree: its modules are those of `actor_network` already.
         object.__setattr__(self, "_actor", PlainPolicy(self.actor_network))
-        self.loss_critic_type = _check_distance(name, loss_critic_type)
+        self.loss_critic_type = check_distance(name, loss_critic_type)
         self.entropy_bonus = entropy_bonus
         self.samples_mc_entropy = check_count(name, "samples_mc_entropy", samples_mc_entropy)
         self.separate_losses = separate_losses
@@ -186,9 +195,10 @@ class ActorCriticLoss(LossModule):
         self._register_entropy(
             one_spelling(name, None, entropy_coeff=entropy_coeff, entropy_coef=entropy_coef)
         )
-        critic_coeff = one_spelling(name, 1.0, critic_coeff=critic_coeff, critic_coef=critic_coef)
+        weight = one_spelling(name, NOT_GIVEN, critic_coeff=critic_coeff, critic_coef=critic_coef)
+        critic_coeff = 1.0 if weight is NOT_GIVEN else weight
         self.register_coefficient("critic_coeff", critic_coeff if self.critic_network else None)
-        self.register_coefficient("clip_value", _check_clip_value(name, clip_value))
+        self.register_coefficient("clip_value", check_clip_value(name, clip_value))
         self._take_keys(advantage_key, value_target_key, value_key)
         if self.critic_network is not None:
             self.make_value_estimator()
@@ -215,7 +225,7 @@ class ActorCriticLoss(LossModule):
     def register_coefficient(self, name: str, value: Optional[float | Tensor]) -> None:
         """Register a 0-d buffer, on the device of the networks or on the one that was named."""
         super().register_coefficient(name, value)
-        if value is not None:
+        if self._buffers.get(name) is not None:
             self._buffers[name] = getattr(self, name).to(self._device)
 
     def _register_entropy(self, coefficient: Any) -> None:
@@ -391,31 +401,6 @@ class ActorCriticLoss(LossModule):
             outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
         outputs[self.critic_output] = reduce(weight * loss, mask, self.reduction)
         return outputs
-
-
-def _check_actor(owner: str, actor: Any) -> nn.Module:
-    if not isinstance(actor, nn.Module):
-        raise TypeError(
-            f"{owner}: `actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
-            f"got {'None' if actor is None else type(actor).__name__}"
-        )
-    return actor
-
-
-def _check_distance(owner: str, kind: Any) -> Any:
-    if kind not in ("l1", "l2", "smooth_l1"):
-        raise ValueError(
-            f"{owner}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', got {kind!r}"
-        )
-    return kind
-
-
-def _check_clip_value(owner: str, bound: Any) -> Any:
-    """A bound, or None for none."""
-    if bound is None or bound is False:
-        return None
-    check_range(owner, "clip_value", bound, "positive", lambda x: x > 0)
-    return bound
 
 
 def _device_of(network: nn.Module) -> torch.device:

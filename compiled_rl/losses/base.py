@@ -6,6 +6,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from compiled_rl.adapters import Data, Key, KeyedModule, given, read, select_valid, unique, write
+from compiled_rl.adapters.plain import beside
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 from compiled_rl.estimators.axes import named_time
 
@@ -29,8 +30,9 @@ class LossModule(KeyedModule):
         loss_mask_key: where to find the mask of valid steps, bool ``[*B]`` or ``[*B, 1]``;
             ``"auto"`` takes ``("collector", "mask")`` and ``"shifted_valid"`` where they are
             given, any other key must be given, None takes no mask. What lies under a mask is
-            replaced by zeros before a network sees it, so that a NaN there is harmless; a network
-            that mixes the steps of a batch (batch normalisation) does see the zeros.
+            replaced by a copy of a valid step before a network sees it, so that a NaN there is
+            harmless; a network that mixes steps (batch normalisation, a recurrent one that goes on
+            behind them) does see the copies.
 
     Raises:
         ValueError: ``reduction`` or ``loss_mask_key`` is unknown.
@@ -176,11 +178,6 @@ class LossModule(KeyedModule):
                 f"`time_dim`, got {named} and {axis}; say which in make_value_estimator"
             )
 
-    def require_recorded(self, data: Data, name: str) -> Tensor:
-        """An input that was recorded: it must not be part of a graph."""
-        (x,) = self.require_each_recorded(data, name)
-        return x
-
     def require_each_recorded(self, data: Data, name: str) -> tuple[Tensor, ...]:
         """An input that was recorded, of each head of the policy."""
         found = self.require_each(data, name)
@@ -204,12 +201,16 @@ class LossModule(KeyedModule):
         return valid
 
     def select_valid(self, data: Data) -> Data:
-        """The data with zeros under every mask, before it is known how many axes the batch has."""
+        """The data with a copy of a valid step under every mask; see ``adapters.select_valid``.
+
+        It is not yet known how many axes the batch has.
+        """
+        valid: Optional[Tensor] = None
         for _, mask in self._masks(data):
             # Of a batch that ends in one, this selects the same.
             leading = mask.squeeze(-1) if mask.dim() > 1 and mask.shape[-1] == 1 else mask
-            data = select_valid(data, leading)
-        return data
+            valid = leading if valid is None else _joined(valid, leading)
+        return select_valid(data, valid, _mask_keys(self.loss_mask_key))
 
     def _masks(self, data: Data) -> list[tuple[Key, Tensor]]:
         """The masks that were given, by key; one that was asked for must be."""
@@ -253,6 +254,15 @@ class LossModule(KeyedModule):
                 f"got {list(mask.shape)}"
             )
         return mask[(...,) + (None,) * (len(batch) - mask.dim())].expand(batch)
+
+
+def _joined(mask: Tensor, other: Tensor) -> Tensor:
+    """The steps that two masks allow, of which one may be the shorter.
+
+    Where they do not fit one is wrong, which is said when it is known how many axes the batch has.
+    """
+    short, long = sorted((mask, other), key=Tensor.dim)
+    return beside(short, long) & long if short.shape == long.shape[: short.dim()] else long
 
 
 def _mask_keys(loss_mask_key: Optional[Key]) -> tuple[Key, ...]:

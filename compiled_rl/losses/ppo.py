@@ -1,7 +1,7 @@
 """Proximal policy optimisation without a bound, and what its bounded forms share."""
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Optional, Unpack
+from typing import Any, ClassVar, NamedTuple, Optional, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from compiled_rl.losses.actor_critic import (
     EntropyOptions,
     Steps,
 )
-from compiled_rl.losses.coefficients import check_range
+from compiled_rl.losses.arguments import check_options, check_range
 from compiled_rl.modules import frozen_copy
 
 CRITIC = (
@@ -131,13 +131,14 @@ class PPOLoss(ActorCriticLoss):
         max_importance_ratio: Optional[float] = None,
         **options: Unpack[EntropyOptions],
     ) -> None:
+        check_options(type(self).__name__, options, EntropyOptions)
         for name in ("critic_coeff", "critic_coef"):
             if options.get(name) == 0:
                 options[name] = None
         networks = (actor_network, critic_network)
         super().__init__(*networks, clip_value=clip_value, entropy_bonus=entropy_bonus, **options)
         self.normalize_advantage = normalize_advantage
-        self.normalize_advantage_exclude_dims = tuple(normalize_advantage_exclude_dims)
+        self.normalize_advantage_exclude_dims = _dims(self.name, normalize_advantage_exclude_dims)
         self.log_explained_variance = log_explained_variance
         self.delay_actor = delay_actor
         if delay_actor:
@@ -201,3 +202,12 @@ class PPOLoss(ActorCriticLoss):
         dims = list(self.normalize_advantage_exclude_dims)
         column = steps.advantage.reshape(shape)
         return standardize(column, mask, exclude_dims=dims).reshape(steps.advantage.shape)
+
+
+def _dims(owner: str, dims: Any) -> tuple[int, ...]:
+    if not (isinstance(dims, Sequence) and all(isinstance(dim, int) for dim in dims)):
+        raise TypeError(
+            f"{owner}: `normalize_advantage_exclude_dims` must be a sequence of dimensions, "
+            f"got {dims!r}"
+        )
+    return tuple(dims)

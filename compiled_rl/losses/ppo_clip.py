@@ -8,7 +8,7 @@ from compiled_rl.adapters import Data, Field
 from compiled_rl.functional import clip_fraction, effective_sample_size, ppo_clip, reduce
 from compiled_rl.functional.reduction import largest
 from compiled_rl.losses.actor_critic import ENTROPY, INPUTS, Steps
-from compiled_rl.losses.coefficients import check_range
+from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.ppo import (
     CRITIC,
     KL_APPROX,

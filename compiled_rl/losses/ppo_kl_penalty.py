@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, Key, given, keyword
-from compiled_rl.adapters.plain import beside
 from compiled_rl.functional import next_beta, ppo_kl_penalty, reduce
+from compiled_rl.functional.reduction import count_valid
 from compiled_rl.kernels.checks import check_shape
 from compiled_rl.losses.actor_critic import ENTROPY, INPUTS, Steps
-from compiled_rl.losses.coefficients import check_count, check_range
+from compiled_rl.losses.arguments import check_count, check_range
 from compiled_rl.losses.ppo import (
     CRITIC,
     KL_APPROX,
@@ -19,6 +19,8 @@ from compiled_rl.losses.ppo import (
     PPOOptions,
     Ratio,
 )
+
+_KL_OF_SOME = "kl_of_some"  # for the rule alone: NaN if no step is valid
 
 
 class KLPENPPOLoss(PPOLoss):
@@ -36,7 +38,8 @@ class KLPENPPOLoss(PPOLoss):
     them. ``beta`` moves as running statistics do: at a call in training mode with gradients
     enabled, and at no other. The paper moves it once an update of the policy, after all epochs on
     the same data: set ``adapt_beta`` to False and call ``adapt``. So do inside
-    ``torch.func.grad`` and ``vmap``, which let no buffer move.
+    ``torch.func.grad`` and ``vmap``, which let no buffer move. Nothing bounds ``beta``: moved to
+    one side often enough it is zero, or infinite, for good.
 
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
@@ -114,41 +117,38 @@ class KLPENPPOLoss(PPOLoss):
     def surrogate(
         self, data: Data, policy: Data, proximal: Data, ratio: Ratio, steps: Steps
     ) -> dict[str, Tensor]:
-        """The penalised surrogate; moves ``beta``."""
-        old = self._old(proximal, policy, steps.mask)
-        divergence = self._actor.kl(old, policy, self.samples_mc_kl)
+        """The penalised surrogate."""
+        self._check_old(proximal, policy)
+        divergence = self._actor.kl(proximal, policy, self.samples_mc_kl)
         # Used before it moves, also by the gradient. A compiled backward computes what is cheap
         # anew, of a buffer that has moved (PyTorch's pull request 197039); not a cumulative sum.
         beta: Any = self.beta.reshape(1).cumsum(0).reshape([])
         log_probs = (ratio.log_prob, ratio.proximal)
         loss = ppo_kl_penalty(*log_probs, steps.advantage, divergence, beta, ratio.log_weight)
         mean = reduce(divergence.detach(), steps.mask)
+        some = count_valid(divergence, steps.mask) > 0
+        return {
+            "loss_objective": reduce(loss, steps.mask, self.reduction),
+            "kl": mean,
+            _KL_OF_SOME: torch.where(some, mean, torch.nan),
+        }
+
+    def evaluate(self, data: Data) -> dict[str, Tensor]:
+        """The losses and metrics by name; moves ``beta`` when nothing can fail any more."""
+        outputs = super().evaluate(data)
         if self.adapt_beta and self.training and torch.is_grad_enabled():
-            self.adapt(mean)
-        return {"loss_objective": reduce(loss, steps.mask, self.reduction), "kl": mean}
+            self.adapt(outputs[_KL_OF_SOME])
+        return outputs
 
     @torch.no_grad()
-    def adapt(self, kl: Tensor) -> None:
+    def adapt(self, kl: float | Tensor) -> None:
         """Move ``beta`` by the rule.
 
         Args:
-            kl: mean KL(old || new) in nats, 0-d.
+            kl: mean KL(old || new) in nats, 0-d; NaN, the mean of nothing, leaves ``beta``.
         """
-        kl = kl.to(self.beta.dtype)
+        kl = torch.as_tensor(kl, dtype=self.beta.dtype, device=self.beta.device)
         self.beta.copy_(next_beta(self.beta, kl, self.dtarg, self.increment, self.decrement))
-
-    def _old(self, proximal: Data, policy: Data, mask: Optional[Tensor]) -> Data:
-        """The old distribution's parameters; the new one's, detached, where a step is not valid.
-
-        What replaces such a step's record, zeros, may be no parameters: a scale of zero diverges.
-        """
-        self._check_old(proximal, policy)
-        if mask is None:
-            return proximal
-        return proximal | {
-            key: torch.where(beside(mask, proximal[key]), proximal[key], policy[key].detach())
-            for key in self._actor.param_keys
-        }
 
     def _check_old(self, proximal: Data, policy: Data) -> None:
         for key in self._actor.param_keys:

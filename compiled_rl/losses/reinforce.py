@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from compiled_rl.adapters import Data, Field
 from compiled_rl.functional import policy_gradient, reduce
 from compiled_rl.losses.actor_critic import INPUTS, ActorCriticLoss, ActorCriticOptions, Steps
+from compiled_rl.losses.arguments import check_options
 from compiled_rl.modules import frozen_copy
 
 
@@ -54,6 +55,7 @@ class ReinforceLoss(ActorCriticLoss):
         clip_value: Optional[float | Tensor] = None,
         **options: Unpack[ActorCriticOptions],
     ) -> None:
+        check_options(type(self).__name__, options, ActorCriticOptions)
         super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
         self.delay_value = delay_value
         if delay_value:

@@ -17,6 +17,9 @@ class CoefficientModule(nn.Module):
     def register_coefficient(self, name: str, value: Optional[float | Tensor]) -> None:
         """Register ``value`` as the buffer ``name``; None says that there is none, for good.
 
+        What is learned stays what it is: a ``Parameter`` is registered as one, and a tensor that
+        requires grad is not copied.
+
         Raises:
             ValueError: the value is a bool, or not a scalar.
         """
@@ -25,13 +28,14 @@ class CoefficientModule(nn.Module):
             return
         if isinstance(value, bool) or not isinstance(value, Real | Tensor):
             raise ValueError(_not_a_scalar(self, name, value))
-        dtype = torch.get_default_dtype()
-        if isinstance(value, Tensor) and value.is_floating_point():
-            dtype = value.dtype
-        tensor = torch.as_tensor(value, dtype=dtype).detach().clone()
-        if tensor.dim():
+        if isinstance(value, Tensor) and value.dim():
             raise ValueError(_not_a_scalar(self, name, value))
-        self.register_buffer(name, tensor)
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        elif isinstance(value, Tensor) and value.requires_grad:
+            self.register_buffer(name, value)
+        else:
+            self.register_buffer(name, _copied(value))
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffers = self.__dict__.get("_buffers", {})
@@ -45,6 +49,12 @@ class CoefficientModule(nn.Module):
             buffers[name].copy_(torch.as_tensor(value))
         else:
             super().__setattr__(name, value)
+
+
+def _copied(value: float | Tensor) -> Tensor:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    dtype = value.dtype if isinstance(value, Tensor) and floating else torch.get_default_dtype()
+    return torch.as_tensor(value, dtype=dtype).detach().clone()
 
 
 def _is_number(value: Any) -> bool:

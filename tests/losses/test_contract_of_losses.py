@@ -42,6 +42,14 @@ def test_a_network_that_a_loss_does_not_touch_has_no_gradient(name, estimated, r
         assert any(grad is not None and grad.abs().sum() > 0 for grad in gradients(x, learns)), key
 
 
+def test_no_gradient_of_reinforce_reaches_the_advantage():
+    loss = make("ReinforceLoss")
+    data = sequences(loss, estimated=False)
+    advantage = data["advantage"].requires_grad_()
+    (grad,) = torch.autograd.grad(loss(data)["loss_actor"], advantage, allow_unused=True)
+    assert grad is None
+
+
 @every_loss
 def test_parameters_are_the_users_own_under_the_networks_names(name):
     actor, critic = networks()
@@ -215,9 +223,10 @@ def test_a_recorded_action_must_not_require_grad(name):
 def test_arguments_are_refused_in_words(name):
     actor, critic = networks()
     made = getattr(losses, name)
-    for bad in ({"gamma": 0.9}, {"nothing": 1}):
-        with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(bad))}'"):
-            made(actor, critic, **bad)
+    with pytest.raises(TypeError, match="`gamma` must be given to `make_value_estimator`"):
+        made(actor, critic, gamma=0.9)
+    with pytest.raises(TypeError, match="`nothing` is not an argument; the options are"):
+        made(actor, critic, nothing=1)
     with pytest.raises(TypeError, match=r"`actor_network` must be a Policy or a .* got None"):
         made(critic_network=critic)
     loss = made(actor, critic)
@@ -236,3 +245,35 @@ def test_shapes_that_would_broadcast_are_refused(name):
     data["advantage"] = data["advantage"].squeeze(-1)
     with pytest.raises(ValueError, match=r"`value_target` must have the shape of `advantage`"):
         loss(data)
+
+
+def test_arguments_of_another_loss_are_refused():
+    for name in ("entropy_bonus", "entropy_coeff", "critic_coeff"):
+        with pytest.raises(TypeError, match=f"ReinforceLoss: `{name}` is not an argument"):
+            losses.ReinforceLoss(*networks(), **{name: 1})
+
+
+def test_two_spellings_of_one_argument_must_agree():
+    made = losses.A2CLoss(*networks(), critic_coeff=0.5, critic_coef=0.5)
+    assert made.critic_coeff == 0.5
+    for one, other in ((1.0, 0.5), (0.5, 1.0)):
+        with pytest.raises(ValueError, match="`critic_coeff` and `critic_coef` are one argument"):
+            losses.A2CLoss(*networks(), critic_coeff=one, critic_coef=other)
+
+
+def test_a_refused_selection_keeps_the_one_before():
+    loss = make("PPOLoss").select_out_keys("loss_objective")
+    with pytest.raises(ValueError, match="`nothing` is not an output"):
+        loss.select_out_keys("nothing")
+    assert loss.out_keys == ("loss_objective",)
+
+
+@pytest.mark.parametrize("dims", [-2, ("a",)])
+def test_excluded_dimensions_are_a_sequence(dims):
+    with pytest.raises(TypeError, match="`normalize_advantage_exclude_dims` must be a sequence"):
+        make("PPOLoss", normalize_advantage_exclude_dims=dims)
+
+
+def test_an_empty_key_is_refused():
+    with pytest.raises(TypeError, match="the key of `advantage` must be a string or a tuple"):
+        make("PPOLoss").set_keys(advantage=())

@@ -115,3 +115,12 @@ def test_the_gradient_uses_the_beta_of_the_loss() -> None:
     for x, y in zip(moved, gradients(still(data)["loss_objective"], still), strict=False):
         torch.testing.assert_close(x, y)
     assert not torch.allclose(gradients(expected, halved)[0], moved[0])
+
+
+def test_keys_and_reduction_are_set_by_their_methods() -> None:
+    loss = make("PPOLoss")
+    assert loss.out_keys == ("loss_objective", "entropy", "loss_entropy", "loss_critic")
+    loss.set_keys(advantage="gain")
+    assert loss.tensor_keys["advantage"] == "gain"
+    with pytest.raises(AttributeError, match="`reduction` is fixed when it is made"):
+        loss.reduction = "sum"

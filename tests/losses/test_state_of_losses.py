@@ -168,3 +168,32 @@ def test_beta_is_state_and_follows_the_valid_steps():
 def test_ranges_of_the_rule_of_beta(argument, value, range_):
     with pytest.raises(ValueError, match=f"`{argument}` must be {range_}, got {value:g}"):
         make("KLPENPPOLoss", **{argument: value})
+
+
+@pytest.mark.parametrize("nothing", ["no step", "no valid step"])
+def test_beta_stays_where_there_is_no_divergence(nothing):
+    loss = make("KLPENPPOLoss")
+    data = sequences(loss, estimated=False)
+    if nothing == "no step":
+        data = data[:0]
+    else:
+        data["collector", "mask"] = torch.zeros(data.shape, dtype=torch.bool)
+    assert loss(data)["kl"] == 0
+    assert loss.beta == 1
+
+
+def test_beta_stays_where_the_call_is_refused():
+    loss = make("KLPENPPOLoss", clip_value=0.2)
+    data = sequences(loss, estimated=False).exclude("state_value")
+    with pytest.raises(KeyError, match="for `clip_value`"):
+        loss(data)
+    with pytest.raises(ValueError, match="`value_target` must have the shape"):
+        loss(data.set("state_value", data["advantage"]).set("value_target", data["action"]))
+    assert loss.beta == 1
+
+
+def test_beta_follows_a_divergence_that_the_user_measured():
+    loss = make("KLPENPPOLoss", adapt_beta=False)
+    for kl, beta in ((1.0, 2.0), (torch.tensor(0.0, dtype=torch.float64), 1.0), (0.01, 1.0)):
+        loss.adapt(kl)
+        assert loss.beta == beta

@@ -172,6 +172,18 @@ def test_a_number_is_copied_into_a_coefficient_and_a_learned_one_replaces_it():
     assert module.alpha is learned
 
 
+def test_a_learned_coefficient_stays_what_it_is():
+    module = CoefficientModule()
+    learned, computed = torch.nn.Parameter(torch.tensor(0.5)), torch.tensor(2.0).requires_grad_()
+    module.register_coefficient("alpha", learned)
+    module.register_coefficient("beta", computed)
+    assert module.alpha is learned
+    assert list(module.parameters()) == [learned]
+    (module.alpha * module.beta).backward()
+    assert learned.grad == 2
+    assert computed.grad == 0.5
+
+
 def test_a_coefficient_takes_scalars_only():
     module = CoefficientModule()
     module.register_coefficient("alpha", 0.5)

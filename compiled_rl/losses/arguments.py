@@ -1,30 +1,42 @@
-"""Arguments of losses that have two spellings, and coefficients that may differ by head."""
+"""The arguments of losses: two spellings, coefficients by head, kinds and ranges."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Optional
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compiled_rl.adapters import Key, keyword
 from compiled_rl.adapters.fields import suffixed
 
+NOT_GIVEN: Any = object()  # where None is a value
 
-def one_spelling(owner: str, default: Any, **values: Any) -> Any:
-    """The value of an argument that has several names; ``default`` where none was given.
+
+def one_spelling(owner: str, missing: Any, **values: Any) -> Any:
+    """The value of an argument that has several names; ``missing`` where none was given.
 
     Raises:
         ValueError: it was given under two names with two values.
     """
-    given = {name: x for name, x in values.items() if x is not default and x != default}
-    chosen = next(iter(given.values()), default)
+    given = {name: x for name, x in values.items() if x is not missing}
+    chosen = next(iter(given.values()), missing)
     if any(x is not chosen and x != chosen for x in given.values()):
         names = " and ".join(f"`{name}`" for name in given)
         raise ValueError(
             f"{owner}: {names} are one argument, got {' and '.join(map(str, given.values()))}"
         )
     return chosen
+
+
+def check_options(owner: str, options: Mapping[str, Any], known: Any) -> None:
+    """Refuse what is no keyword argument; ``known`` is the ``TypedDict`` of those that are."""
+    for name in options:
+        if name in ("gamma", "lmbda"):
+            raise TypeError(f"{owner}: `{name}` must be given to `make_value_estimator`")
+        if name not in known.__optional_keys__:
+            names = sorted(known.__optional_keys__)
+            raise TypeError(f"{owner}: `{name}` is not an argument; the options are {names}")
 
 
 def by_head(
@@ -69,6 +81,33 @@ def check_range(
         raise ValueError(f"{owner}: `{argument}` must be a float or a 0-d tensor, got {got}")
     if not fits(float(value)):
         raise ValueError(f"{owner}: `{argument}` must be {range_}, got {float(value):g}")
+
+
+def check_actor(owner: str, actor: Any) -> nn.Module:
+    """A module; of which kind, its plain form says."""
+    if not isinstance(actor, nn.Module):
+        raise TypeError(
+            f"{owner}: `actor_network` must be a Policy or a ProbabilisticTensorDictSequential, "
+            f"got {'None' if actor is None else type(actor).__name__}"
+        )
+    return actor
+
+
+def check_distance(owner: str, kind: Any) -> Any:
+    """A kind of distance between values."""
+    if kind not in ("l1", "l2", "smooth_l1"):
+        raise ValueError(
+            f"{owner}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', got {kind!r}"
+        )
+    return kind
+
+
+def check_clip_value(owner: str, bound: Any) -> Any:
+    """A bound, or None for none."""
+    if bound is None or bound is False:
+        return None
+    check_range(owner, "clip_value", bound, "positive", lambda x: x > 0)
+    return bound
 
 
 def _take(owner: str, left: dict[Key, float], name: Optional[Key], action: Key) -> float:
