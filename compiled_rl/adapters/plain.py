@@ -1,6 +1,6 @@
 """The plain form of a network: its calls over a dict of tensors, whatever wraps them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 import torch
@@ -20,8 +20,8 @@ class Step:
     Args:
         module: what is called.
         in_keys: of its arguments, in order.
-        out_keys: of what it returns, in order. An output under ``"next"`` is for acting: what was
-            recorded there is what counts.
+        out_keys: of what it returns, in order, or by key. An output under ``"next"`` is for
+            acting: what was recorded there is what counts.
     """
 
     optional: frozenset[Key] = frozenset()  # the inputs that may be missing
@@ -34,6 +34,8 @@ class Step:
     def __call__(self, data: Data) -> Data:
         """The outputs, by key."""
         outputs = self.module(*[data[key] for key in self.in_keys])
+        if isinstance(outputs, Mapping):
+            return self._by_key(outputs)
         outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
         if len(outputs) != len(self.out_keys):
             raise ValueError(
@@ -41,6 +43,15 @@ class Step:
                 f"got {len(outputs)}"
             )
         return dict(zip(self.out_keys, outputs, strict=True))
+
+    def _by_key(self, outputs: Mapping[Any, Tensor]) -> Data:
+        missing = [key for key in self.out_keys if outputs.get(key, None) is None]
+        if missing:
+            raise KeyError(
+                f"a network that returns tensors by key must return {list(self.out_keys)}, "
+                f"got {list(outputs.keys())}"
+            )
+        return {key: outputs[key] for key in self.out_keys}
 
     def computed(self) -> set[Key]:
         """The keys of the outputs that are kept."""

@@ -51,9 +51,16 @@ class GivenDistribution(Family):
         return log_prob
 
     def entropy(self, params: Any) -> Tensor:
-        """The object's; it must have one."""
+        """The object's; it may have none."""
         entropy: Tensor = params[0].entropy()
         return entropy
+
+    def estimated_entropy(self, params: Any, samples: int) -> Tensor:
+        """The object's, or if it has none, the mean of ``-log_prob`` over samples that it draws."""
+        try:
+            return self.entropy(params)
+        except NotImplementedError:
+            return _sampled_entropy(params[0], samples)
 
     def mode(self, params: Any) -> Action:
         """The object's."""
@@ -66,6 +73,18 @@ class GivenDistribution(Family):
     def draw_noise(self, params: Any, generator: Optional[Generator] = None) -> Tensor:
         """Nothing: the object draws from torch's global generator, and from no other."""
         return torch.empty(0)
+
+
+def _sampled_entropy(built: Any, samples: int) -> Tensor:
+    """``-log_prob`` of samples, whose gradient is the entropy's, reparametrised or not."""
+    log_prob: Tensor
+    if built.has_rsample:
+        log_prob = built.log_prob(built.rsample((samples,)))
+        return -log_prob.mean(0)
+    log_prob = built.log_prob(built.sample((samples,)))
+    # Through the probability of the sample: grad H = -E[log_prob * grad log_prob].
+    score = log_prob - log_prob.detach()
+    return -(log_prob.detach() * (1 + score)).mean(0)
 
 
 class PlainPolicy(PlainForm):
@@ -131,14 +150,16 @@ class PlainPolicy(PlainForm):
 
     def entropies(self, data: Data, samples: int) -> list[Tensor]:
         """The entropy of each head, ``[*B]``; estimated from samples where no formula exists."""
-        return [
-            head.family.entropy(head.params(data))
-            if head.family.analytic_entropy
-            else monte_carlo_entropy(
-                head.family, head.params(data), samples, data.get(self.noise_key(head, "entropy"))
-            )
-            for head in self.heads
-        ]
+        return [self._entropy(head, data, samples) for head in self.heads]
+
+    def _entropy(self, head: Head, data: Data, samples: int) -> Tensor:
+        family, params = head.family, head.params(data)
+        if isinstance(family, GivenDistribution):
+            return family.estimated_entropy(params, samples)
+        if family.analytic_entropy:
+            return family.entropy(params)
+        noise = data.get(self.noise_key(head, "entropy"))
+        return monte_carlo_entropy(family, params, samples, noise)
 
     def kl(self, old: Data, new: Data, samples: int) -> Tensor:
         """``KL(old || new)``, ``[*B]``; estimated from samples where no formula exists."""
@@ -155,6 +176,18 @@ class PlainPolicy(PlainForm):
             for head in self.heads
         ]
         return _summed(terms)
+
+    def check_recordable(self, owner: str) -> None:
+        """Refuse a policy whose distribution cannot be recorded as tensors.
+
+        Raises:
+            TypeError: it gives an object.
+        """
+        if any(isinstance(head.family, GivenDistribution) for head in self.heads):
+            raise TypeError(
+                f"{owner}: `actor_network` must give the parameters of its distribution, which are "
+                f"recorded, got {type(self.network).__name__}, whose `get_dist` gives an object"
+            )
 
     def noise_keys(self, quantity: str) -> tuple[Key, ...]:
         """Where the noise may be given of what has no formula, ``"entropy"`` or ``"kl"``."""
