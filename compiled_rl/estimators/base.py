@@ -24,6 +24,7 @@ from compiled_rl.estimators.axes import Axes, find_axes, time_among
 from compiled_rl.estimators.steps import Steps, both
 from compiled_rl.estimators.values import Calls, Critic, Values
 from compiled_rl.functional import AdvantageOutput
+from compiled_rl.modules.coefficients import holds
 
 _MASK: Key = ("collector", "mask")
 
@@ -138,10 +139,17 @@ class ValueEstimatorBase(KeyedModule):
         else:
             self.register_coefficient(name, value)
         x = getattr(self, name)
-        if not bool(((x >= 0) & (x <= 1)).all()):
+        if not holds((x >= 0) & (x <= 1)):
             got = f"{float(x):g}" if x.dim() == 0 else f"values from {x.min():g} to {x.max():g}"
             raise ValueError(f"{self.name}: `{name}` must be in [0, 1], got {got}")
         self.place(name)
+
+    def settle(self, device: torch.device) -> None:
+        """Put the coefficients where a loss has its own, unless a place was asked for."""
+        if self.device is None:
+            self.device = device
+            for name in self._buffers:
+                self.place(name)
 
     def place(self, name: str) -> None:
         """Put a coefficient where it was asked to be; a ``Parameter`` stays where it is."""

@@ -11,6 +11,7 @@ from compiled_rl.estimators.base import ValueEstimatorBase
 from compiled_rl.estimators.steps import Steps
 from compiled_rl.estimators.values import Values
 from compiled_rl.functional import AdvantageOutput, standardize, vtrace
+from compiled_rl.modules.coefficients import holds
 
 
 class VTrace(ValueEstimatorBase):
@@ -66,7 +67,7 @@ class VTrace(ValueEstimatorBase):
         self.register_discount("lmbda", lmbda)
         for name, bound in (("rho_thresh", rho_thresh), ("c_thresh", c_thresh)):
             self.register_coefficient(name, bound)
-            if not float(getattr(self, name)) > 0:
+            if not holds(getattr(self, name) > 0):
                 raise ValueError(f"{self.name}: `{name}` must be positive, got {float(bound):g}")
             self.place(name)
 

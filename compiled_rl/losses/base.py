@@ -105,6 +105,9 @@ class LossModule(KeyedModule):
             **hyperparams: of the estimator, such as ``gamma`` and ``lmbda``; for a name, those of
                 ``default_value_kwargs`` where they are not given.
 
+        What the loss makes it makes where its coefficients are; an estimator that is given stays
+        where it is.
+
         Returns:
             The loss.
 
@@ -119,12 +122,20 @@ class LossModule(KeyedModule):
             raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
         value_type = self.default_value_estimator if value_type is None else value_type
         estimator = make_estimator(value_type, hyperparams)
+        home = self.device_of_coefficients()
+        if estimator is not value_type and home is not None:
+            estimator.settle(home)
         value_key = self._keys_of_estimator(estimator).get("value")
         estimator.lend(critic, getattr(self, "actor_network", None), value_key)
         self._value_estimator = estimator
         self.value_type = type(estimator) if value_type is estimator else value_type
         self.wire()
         return self
+
+    def device_of_coefficients(self) -> Optional[torch.device]:
+        """Where this loss has its coefficients, if it has any."""
+        own = [x.device for x in self._buffers.values() if x is not None]
+        return own[0] if own else None
 
     def wire(self) -> None:
         """Derive every list of keys, the value estimator's included."""

@@ -57,6 +57,11 @@ def _copied(value: float | Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=dtype).detach().clone()
 
 
+def holds(condition: Tensor) -> bool:
+    """Whether a condition on values holds for all; on the ``meta`` device there are none to ask."""
+    return condition.is_meta or bool(condition.all())
+
+
 def _is_number(value: Any) -> bool:
     """Whether it is a tensor that is only a number; a learned one takes the buffer's place."""
     return isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad

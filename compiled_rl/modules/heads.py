@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.modules.coefficients import holds
+
 
 class StateDependentScale(nn.Module):
     """Split the last axis into a mean and a positive scale that depends on the state.
@@ -103,7 +105,7 @@ class ActionRescaler(nn.Module):
         super().__init__()
         low = torch.as_tensor(low, dtype=torch.float32)
         high = torch.as_tensor(high, dtype=torch.float32)
-        if low.shape != high.shape or not bool((low < high).all() & (high - low).isfinite().all()):
+        if low.shape != high.shape or not holds((low < high) & (high - low).isfinite()):
             raise ValueError(
                 "ActionRescaler: `low` and `high` must be finite, of one shape, and ordered, "
                 f"got {low.tolist()} and {high.tolist()}"

@@ -6,6 +6,8 @@ from typing import Any, Optional
 import torch
 from torch import Generator, Tensor, nn
 
+from compiled_rl.modules.coefficients import holds
+
 Params = tuple[Tensor, ...]
 Action = Any  # a tensor; of Composite, a dict of them by head
 Noise = Any  # likewise
@@ -16,12 +18,14 @@ class Family(nn.Module):
 
     Options are given to the constructor; a family has no parameters of its own. Where an analytic
     form is missing (``analytic_entropy``, ``analytic_kl``), samples estimate it:
-    ``-sample_with_log_prob(params, noise)[1]`` has the entropy as its mean.
+    ``-sample_with_log_prob(params, noise)[1]`` has the entropy as its mean. Gradients reach the
+    parameters through a sample if the family is ``reparametrized``.
     """
 
     param_names: tuple[str, ...]
     analytic_entropy: bool = True
     analytic_kl: bool = True
+    reparametrized: bool = True
 
     @abstractmethod
     def log_prob(self, params: Params, action: Action) -> Tensor:
@@ -86,8 +90,11 @@ def set_option(module: nn.Module, name: str, value: Tensor | float) -> None:
 
 def set_bounds(family: Family, low: Tensor | float, high: Tensor | float) -> None:
     """Options ``low`` and ``high``, which must be finite and ordered."""
-    lower, upper = torch.as_tensor(low), torch.as_tensor(high)
-    if not bool((lower < upper).all() & lower.isfinite().all() & upper.isfinite().all()):
+    # Numbers are looked at where they are, whatever the default device.
+    lower, upper = (
+        x if isinstance(x, Tensor) else torch.tensor(x, device="cpu") for x in (low, high)
+    )
+    if not holds((lower < upper) & lower.isfinite() & upper.isfinite()):
         raise ValueError(
             f"{type(family).__name__}: `low` and `high` must be finite and ordered, "
             f"got {lower.tolist()} and {upper.tolist()}"

@@ -34,6 +34,7 @@ class Composite(Family):
         )
         self.analytic_entropy = all(family.analytic_entropy for family in heads.values())
         self.analytic_kl = all(family.analytic_kl for family in heads.values())
+        self.reparametrized = all(family.reparametrized for family in heads.values())
 
     @property
     def heads(self) -> dict[str, tuple[Family, slice]]:
@@ -124,6 +125,7 @@ class Independent(Family):
         self.param_names = family.param_names
         self.analytic_entropy = family.analytic_entropy
         self.analytic_kl = family.analytic_kl
+        self.reparametrized = family.reparametrized
 
     def log_prob(self, params: Params, action: Action) -> Tensor:
         """Of all parts together."""

@@ -37,6 +37,8 @@ class Categorical(Family):
         ValueError: ``parameter`` is neither.
     """
 
+    reparametrized = False
+
     def __init__(self, parameter: str = "logits") -> None:
         super().__init__()
         _check_parameter(type(self).__name__, parameter)
@@ -142,6 +144,7 @@ class MultiCategorical(Family):
         ValueError: ``nvec`` is empty or has a number below one.
     """
 
+    reparametrized = False
     param_names = ("logits",)
 
     def __init__(self, nvec: Sequence[int]) -> None:
@@ -213,6 +216,8 @@ class Bernoulli(Family):
     Raises:
         ValueError: ``parameter`` is neither.
     """
+
+    reparametrized = False
 
     def __init__(self, parameter: str = "logits") -> None:
         super().__init__()

@@ -136,13 +136,13 @@ def _function_family(
     if isinstance(function, type):
         return None
     try:
-        # Magnitudes far apart, so that a bound that the function puts on a parameter shows.
-        probes = [probe(names, options, magnitude) for magnitude in (1e-6, 1.0, 1e6)]
-        family = _object_family(build(probes[0]), names)
-        if family is None:
-            return None
-        order = [names.index(name) for name in family.param_names]
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            # Magnitudes far apart, so that a bound that the function puts on a parameter shows.
+            probes = [probe(names, options, magnitude) for magnitude in (1e-6, 1.0, 1e6)]
+            family = _object_family(build(probes[0]), names)
+            if family is None:
+                return None
+            order = [names.index(name) for name in family.param_names]
             same = [_same(family, build(p), tuple(p[i] for i in order)) for p in probes]
     except Exception:
         return None

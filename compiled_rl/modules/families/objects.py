@@ -16,10 +16,11 @@ _MODES = ("deterministic_sample", "mode", "mean")
 class FromDistribution(Family):
     """Any distribution, by its object: slower than a formula, and compiled if the object can be.
 
-    Whether it has an entropy, a KL divergence and a mode is found out by trying on small tensors. A
-    distribution of one number a parameter, ``torch.distributions.Beta`` for instance, is taken for
-    independent over the last axis. To be exported, a function must give torch's classes
-    ``validate_args=False`` itself: validation reads values, which no exported graph can.
+    Whether it has an entropy, a KL divergence, a mode and reparametrised samples is found out by
+    trying on small tensors. A distribution of one number a parameter, ``torch.distributions.Beta``
+    for instance, is taken for independent over the last axis. To be exported, a function must give
+    torch's classes ``validate_args=False`` itself: validation reads values, which no exported graph
+    can.
 
     Args:
         distribution: a class, or a function that returns an object, called with the parameters and
@@ -39,8 +40,13 @@ class FromDistribution(Family):
         for name, value in options.items():
             self._set(name, value)
         params = probe(self.param_names, options)
+        with torch.device("cpu"):  # where the probes are, whatever the default device
+            self._try(params)
+
+    def _try(self, params: Params) -> None:
         self.analytic_entropy = _works(lambda: self.entropy(params))
         self.analytic_kl = _works(lambda: self.kl(params, params))
+        self.reparametrized = _works(lambda: self.build(params)) and self.build(params).has_rsample
         for name in _MODES:
             self.mode_name = name
             if _works(lambda: self.mode(params)):
@@ -102,15 +108,15 @@ def probe(
 ) -> Params:
     """Small parameters ``[2, 3, A]`` that a distribution may have under these names."""
     sizes = [x.shape[-1] for x in options.values() if isinstance(x, Tensor) and x.dim()]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     shape = (2, 3, sizes[0] if sizes else 4)
     return tuple(_draw(name, shape, magnitude, generator) for name in names)
 
 
 def _draw(name: str, shape: tuple[int, ...], magnitude: float, generator: Generator) -> Tensor:
     if name == "mask":
-        return torch.ones(shape, dtype=torch.bool)
-    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return torch.ones(shape, dtype=torch.bool, device="cpu")
+    normal = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     if name == "probs":
         return normal.softmax(-1)
     return magnitude * (normal if name in ("loc", "logits", "param") else normal.abs() + 0.1)
