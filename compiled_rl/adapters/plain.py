@@ -161,6 +161,10 @@ class PlainForm(nn.Module):
             )
         return params
 
+    def replaced(self, network: "PlainForm") -> "PlainForm":
+        """This form with another network of the same inputs."""
+        return network
+
     def at_next(self, data: Data) -> Data:
         """The network's inputs at the state that was entered, under the names of the root.
 
@@ -204,6 +208,10 @@ class HeadForm:
         self.trunk, self.head = trunk, head
         self.optional = trunk.optional | head.optional
         self.in_keys = _in_keys([*trunk.steps, *head.steps])
+
+    def replaced(self, network: PlainForm) -> "HeadForm":
+        """See ``PlainForm.replaced``; it is the head that is."""
+        return HeadForm(self.trunk, network)
 
     def at_next(self, data: Data) -> Data:
         """See ``PlainForm.at_next``."""

@@ -328,7 +328,7 @@ class ValueEstimatorBase(KeyedModule):
         value: Tensor,
         log_prob: Tensor,
         mask: Optional[Tensor],
-        target_params: Optional[dict[str, Tensor]] = None,
+        target: Optional[PlainForm] = None,
     ) -> tuple[AdvantageOutput, Optional[Tensor]]:
         """For a loss that lent its critic and has called it already.
 
@@ -338,7 +338,7 @@ class ValueEstimatorBase(KeyedModule):
             value: of the states left.
             log_prob: of the recorded actions.
             mask: valid steps, bool ``[*B]``.
-            target_params: of the critic that values states entered; None: its own.
+            target: the critic that values states entered; None: the same.
 
         Returns:
             Advantage and value target, and the mask without the steps that could not be estimated.
@@ -346,7 +346,7 @@ class ValueEstimatorBase(KeyedModule):
         axes = time_among(self.name, batch, self.time_within(batch, value))
         with self._gradients():
             known = value.detach()
-            values = self._values(data, axes, None, target_params, known=known, mask=mask)
+            values = self._values(data, axes, None, target, known=known, mask=mask)
             steps = self._steps(data, axes, values, log_prob.detach(), mask)
             output = self.estimate(steps)
         return output, None if steps.mask is None else steps.mask.reshape(log_prob.shape)

@@ -90,6 +90,10 @@ class Critic:
         return {key: _finite_where(ended, x) for key, x in inputs.items()}
 
     def _call(self, inputs: Data, axes: Axes, params: Any) -> Tensor:
+        if isinstance(params, PlainForm):  # not other parameters only, but a network of its own
+            return Critic(self.form.replaced(params), self.key, self.calls)._call(
+                inputs, axes, None
+            )
         if not (self.calls.value_chunk_size or self.calls.num_chunks):
             return self.form.detached(inputs, params)[self.key]
         size, dim = self._chunk(inputs, axes)

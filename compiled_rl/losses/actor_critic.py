@@ -346,7 +346,7 @@ class ActorCriticLoss(LossModule):
         found = {name: self.require(data, name, why) for name in _FOR_THE_ESTIMATOR} | found
         self.per_step(log_prob.shape, **found)
         (advantage, value_target), mask = self._value_estimator.within(
-            data, log_prob.dim(), found["value"], log_prob, mask, self.target_parameters()
+            data, log_prob.dim(), found["value"], log_prob, mask, self.target_critic()
         )
         terms = {"advantage": advantage, "value_target": value_target}
         terms |= {name: found[name] for name in ("value", "old_value") if name in found}
@@ -369,7 +369,7 @@ class ActorCriticLoss(LossModule):
             found["old_value"] = self.require(data, "value", "for `clip_value`")
         return found
 
-    def target_parameters(self) -> Optional[dict[str, Tensor]]:
+    def target_critic(self) -> Optional[PlainForm]:
         """What the estimator values the states entered with; None: the critic itself."""
         return None
 

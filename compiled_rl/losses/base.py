@@ -77,6 +77,17 @@ class LossModule(KeyedModule):
             )
         return key
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the networks; a frozen copy, ``target_...``, always is in that of use.
+
+        So it neither drops anything nor moves the statistics of a batch normalisation.
+        """
+        super().train(mode)
+        for name, network in self.named_children():
+            if name.startswith("target_"):
+                network.eval()
+        return self
+
     def other_keys(self) -> tuple[Key, ...]:
         """The masks."""
         return _mask_keys(self.loss_mask_key)

@@ -4,7 +4,7 @@ from typing import ClassVar, Optional, Unpack
 
 from torch import Tensor, nn
 
-from compiled_rl.adapters import Data, Field
+from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.functional import policy_gradient, reduce
 from compiled_rl.losses.actor_critic import INPUTS, ActorCriticLoss, ActorCriticOptions, Steps
 from compiled_rl.losses.arguments import check_options
@@ -45,6 +45,7 @@ class ReinforceLoss(ActorCriticLoss):
     )
     critic_output: ClassVar[str] = "loss_value"
     needs_critic: ClassVar[bool] = False
+    _target_critic: Optional[PlainForm] = None
 
     def __init__(
         self,
@@ -62,10 +63,20 @@ class ReinforceLoss(ActorCriticLoss):
             if self.critic_network is None:
                 raise ValueError("ReinforceLoss: `delay_value` needs a `critic_network`, got None")
             self.target_critic_network = frozen_copy(self.critic_network)
+            self.wire()
 
-    def target_parameters(self) -> Optional[dict[str, Tensor]]:
-        """Those of the frozen copy, if there is one."""
-        return dict(self.target_critic_network.named_buffers()) if self.delay_value else None
+    def networks(self) -> tuple[PlainForm, ...]:
+        """Those of every loss; the plain form of the frozen copy is made, too."""
+        forms = super().networks()
+        if "target_critic_network" in self._modules:
+            # Outside the module tree: its modules are those of `target_critic_network` already.
+            target = self.plain_critic(self.target_critic_network)
+            object.__setattr__(self, "_target_critic", target)
+        return forms
+
+    def target_critic(self) -> Optional[PlainForm]:
+        """The frozen copy, if there is one."""
+        return self._target_critic
 
     def policy_terms(self, data: Data, policy: Data, steps: Steps) -> dict[str, Tensor]:
         """The loss of the policy."""

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 def frozen_copy(network: nn.Module) -> nn.Module:
     """A deep copy whose parameters are buffers: in the state dict, but in no ``parameters()``.
 
+    It is in evaluation mode.
+
     Args:
         network: copied as it is now; a tensor that it holds twice is held twice by the copy.
     """
-    frozen = copy.deepcopy(network)
+    frozen = copy.deepcopy(network).eval()
     made: dict[Tensor, Tensor] = {}
     for module in frozen.modules():
         for name, parameter in list(module._parameters.items()):
