@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from compiled_rl.adapters.dispatch import Data, given
 from compiled_rl.adapters.fields import Key, joined, keyword, suffixed, unique
 from compiled_rl.adapters.objects import GivenDistribution
-from compiled_rl.adapters.plain import PlainForm, Step
+from compiled_rl.adapters.plain import PlainForm
+from compiled_rl.adapters.steps import Step
 from compiled_rl.modules import Composite, Family, Policy
 from compiled_rl.modules.families import Params, monte_carlo_entropy, monte_carlo_kl
 
