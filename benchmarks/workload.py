@@ -17,7 +17,11 @@ from torchrl.modules import IndependentNormal
 from compiled_rl import Policy
 from compiled_rl.modules import Normal, StateDependentScale
 
-OPTIONS = {"cpp.use_decompose_tanh": True, "fallback_random": True}
+OPTIONS = {
+    "cpp.use_decompose_tanh": True,
+    "fallback_random": True,
+    "unroll_reductions_threshold": 1,
+}
 BATCHES = (64, 256, 4096)
 OBSERVATION, ACTION = 17, 6
 Step = Callable[[], object]

@@ -3,7 +3,8 @@
 from compiled_rl.adapters.dispatch import Data, given, output_type, read, write
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, keyword, unique
 from compiled_rl.adapters.keyed import KeyedModule
-from compiled_rl.adapters.plain import HeadForm, PlainForm, select_valid
+from compiled_rl.adapters.masks import select_valid
+from compiled_rl.adapters.plain import HeadForm, PlainForm
 from compiled_rl.adapters.policy import PlainPolicy
 
 __all__ = [

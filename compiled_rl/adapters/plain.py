@@ -1,58 +1,16 @@
 """The plain form of a network: its calls over a dict of tensors, whatever wraps them."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
-from compiled_rl.modules import Policy, Reads
+from compiled_rl.adapters.steps import START, Step, inputs_of, plain_step, policy_step
+from compiled_rl.modules import Policy
 from compiled_rl.modules.calls import call_with, slots_of
-
-START: Key = "is_init"  # as TorchRL calls the first step of an episode, wherever it is recorded
-
-
-class Step:
-    """One call of a network: a module that takes the tensors of its keys, and returns tensors.
-
-    Args:
-        module: what is called.
-        in_keys: of its arguments, in order.
-        out_keys: of what it returns, in order. An output under ``"next"`` is for acting: what was
-            recorded there is what counts.
-    """
-
-    optional: frozenset[Key] = frozenset()  # the inputs that may be missing
-
-    def __init__(
-        self, module: nn.Module, in_keys: tuple[Key, ...], out_keys: tuple[Key, ...]
-    ) -> None:
-        self.module, self.in_keys, self.out_keys = module, in_keys, out_keys
-
-    def __call__(self, data: Data) -> Data:
-        """The outputs, by key."""
-        outputs = self.module(*[data[key] for key in self.in_keys])
-        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-        if len(outputs) != len(self.out_keys):
-            raise ValueError(
-                f"a network must return {len(self.out_keys)} tensors, for {list(self.out_keys)}, "
-                f"got {len(outputs)}"
-            )
-        return dict(zip(self.out_keys, outputs, strict=True))
-
-    def computed(self) -> set[Key]:
-        """The keys of the outputs that are kept."""
-        return {key for key in self.out_keys if not is_next(key)}
-
-    def check_inputs(self, data: Data) -> None:
-        """Refuse data in which an input is missing."""
-        for key in self.in_keys:
-            if key not in data and key not in self.optional:
-                raise KeyError(
-                    f"the network input `{keyword(key)}` was not found; the keys are {given(data)}"
-                )
 
 
 class PlainForm(nn.Module):
@@ -72,17 +30,16 @@ class PlainForm(nn.Module):
     def find_steps(self) -> list[Step]:
         """The network's calls; a plain module reads ``observation`` and gives ``out_key``."""
         if isinstance(self.network, Policy):
-            _check_policy(self.network)
-            return [_plain_step(self.network.network, self.network.family.param_names)]
+            return [policy_step(self.network)]
         if hasattr(self.network, "in_keys"):
             from compiled_rl.adapters.tensordict import steps_of
 
             return steps_of(self.network)
-        return [_plain_step(self.network, (self.out_key,))]
+        return [plain_step(self.network, (self.out_key,))]
 
     def _take(self, steps: list[Step]) -> None:
         self.steps = steps
-        self.in_keys = _in_keys(steps)
+        self.in_keys = inputs_of(steps)
         self.optional = frozenset(key for step in steps for key in step.optional)
         self.out_keys = unique(
             key for step in steps for key in step.out_keys if key in step.computed()
@@ -196,7 +153,7 @@ class HeadForm:
     def __init__(self, trunk: PlainForm, head: PlainForm) -> None:
         self.trunk, self.head = trunk, head
         self.optional = trunk.optional | head.optional
-        self.in_keys = _in_keys([*trunk.steps, *head.steps])
+        self.in_keys = inputs_of([*trunk.steps, *head.steps])
 
     def replaced(self, network: PlainForm) -> "HeadForm":
         """See ``PlainForm.replaced``; it is the head that is."""
@@ -234,73 +191,3 @@ def flat_parameters(params: Any) -> dict[str, Tensor]:
     if is_tensordict(params):
         return dict(params.flatten_keys(".").items())
     return dict(params)
-
-
-def select_valid(data: Data, mask: Optional[Tensor], masks: Iterable[Key]) -> Data:
-    """The data with a copy of a valid step wherever the mask forbids one.
-
-    So nothing there reaches a network, and the network sees nothing that it could not have seen:
-    zeros may be outside its domain. The copy is of the first valid step; without one it is ones,
-    or zeros of what counts something. Of a mask and of a start, which say where a step is, nothing
-    is copied: they are False there, and no episode starts amid valid steps.
-
-    Args:
-        data: tensors by key; those that do not begin with the shape of ``mask`` stay as they are.
-        mask: valid steps, bool ``[*B]``; None: all are.
-        masks: the keys under which masks are found.
-    """
-    if mask is None:
-        return data
-    first, flags = _first_valid(mask), {START, in_next(START), *masks}
-    return {key: _select(x, mask, None if key in flags else first) for key, x in data.items()}
-
-
-def _first_valid(mask: Tensor) -> Tensor:
-    """Where the first valid step is among all, ``[1]``; their number if there is none."""
-    return torch.cat([mask.reshape(-1), mask.new_ones(1)]).int().argmax(0, keepdim=True)
-
-
-def _select(x: Tensor, mask: Tensor, first: Optional[Tensor]) -> Tensor:
-    if x.shape[: mask.dim()] != mask.shape:
-        return x
-    step = x.new_zeros(()) if first is None else _step_at(x, first, mask.dim())
-    return torch.where(beside(mask, x), x, step)
-
-
-def _step_at(x: Tensor, index: Tensor, batch: int) -> Tensor:
-    """The step at ``index`` of all; the one behind the last, which is made up, is always there."""
-    counts = not x.is_floating_point() and x.dtype != torch.bool
-    behind = x.new_full((1, *x.shape[batch:]), 0 if counts else 1)
-    steps = torch.cat([x.unsqueeze(0).flatten(0, batch), behind])
-    return steps.index_select(0, index).squeeze(0)
-
-
-def beside(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask with the axes that ``x`` has beyond it."""
-    return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
-
-
-def _check_policy(policy: Policy) -> None:
-    """Refuse what would be passed over: of a policy, its ``network`` is called and no more."""
-    hooked = policy._forward_hooks or policy._forward_pre_hooks
-    if hooked or type(policy).params is not Policy.params:
-        raise TypeError(
-            "`actor_network` must be a Policy whose parameters are what its `network` returns, "
-            f"got {type(policy).__name__} with {'hooks' if hooked else 'a `params` of its own'}; "
-            "put that into the network"
-        )
-
-
-def _plain_step(network: nn.Module, out_keys: tuple[Key, ...]) -> Step:
-    in_keys = network.keys if isinstance(network, Reads) else ("observation",)
-    return Step(network, in_keys, out_keys)
-
-
-def _in_keys(steps: Sequence[Step]) -> tuple[Key, ...]:
-    """What must come from outside: read by a call and not computed by one before it."""
-    needed: list[Key] = []
-    computed: set[Key] = set()
-    for step in steps:
-        needed += [key for key in step.in_keys if key not in computed]
-        computed |= step.computed()
-    return unique(needed)

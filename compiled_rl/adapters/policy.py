@@ -1,16 +1,17 @@
 """A policy's distribution over a dict of tensors: one head, or several that are independent."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from compiled_rl.adapters.dispatch import Data, given
 from compiled_rl.adapters.fields import Key, joined, keyword, suffixed, unique
-from compiled_rl.adapters.plain import PlainForm, Step
+from compiled_rl.adapters.objects import GivenDistribution
+from compiled_rl.adapters.plain import PlainForm
+from compiled_rl.adapters.steps import Step
 from compiled_rl.modules import Composite, Family, Policy
-from compiled_rl.modules.families import Action, Params, monte_carlo_entropy, monte_carlo_kl
+from compiled_rl.modules.families import Params, monte_carlo_entropy, monte_carlo_kl
 
 
 class Head(NamedTuple):
@@ -35,37 +36,6 @@ class Heads(NamedTuple):
 
     heads: tuple[Head, ...]
     log_prob_keys: tuple[Key, ...]  # one for all heads, or one a head
-
-
-class GivenDistribution(Family):
-    """A distribution that the network gives as an object: what the object can do.
-
-    It cannot be recorded as tensors, so that there is no divergence from an earlier one.
-    """
-
-    param_names = ("distribution",)
-
-    def log_prob(self, params: Any, action: Action) -> Tensor:
-        """The object's."""
-        log_prob: Tensor = params[0].log_prob(action)
-        return log_prob
-
-    def entropy(self, params: Any) -> Tensor:
-        """The object's; it must have one."""
-        entropy: Tensor = params[0].entropy()
-        return entropy
-
-    def mode(self, params: Any) -> Action:
-        """The object's."""
-        return params[0].mode
-
-    def sample(self, params: Any, noise: Tensor) -> Action:
-        """The object's; the noise is its own."""
-        return params[0].sample()
-
-    def draw_noise(self, params: Any, generator: Optional[Generator] = None) -> Tensor:
-        """Nothing: the object draws from torch's global generator, and from no other."""
-        return torch.empty(0)
 
 
 class PlainPolicy(PlainForm):
@@ -131,14 +101,16 @@ class PlainPolicy(PlainForm):
 
     def entropies(self, data: Data, samples: int) -> list[Tensor]:
         """The entropy of each head, ``[*B]``; estimated from samples where no formula exists."""
-        return [
-            head.family.entropy(head.params(data))
-            if head.family.analytic_entropy
-            else monte_carlo_entropy(
-                head.family, head.params(data), samples, data.get(self.noise_key(head, "entropy"))
-            )
-            for head in self.heads
-        ]
+        return [self._entropy(head, data, samples) for head in self.heads]
+
+    def _entropy(self, head: Head, data: Data, samples: int) -> Tensor:
+        family, params = head.family, head.params(data)
+        if isinstance(family, GivenDistribution):
+            return family.estimated_entropy(params, samples)
+        if family.analytic_entropy:
+            return family.entropy(params)
+        noise = data.get(self.noise_key(head, "entropy"))
+        return monte_carlo_entropy(family, params, samples, noise)
 
     def kl(self, old: Data, new: Data, samples: int) -> Tensor:
         """``KL(old || new)``, ``[*B]``; estimated from samples where no formula exists."""
@@ -155,6 +127,18 @@ class PlainPolicy(PlainForm):
             for head in self.heads
         ]
         return _summed(terms)
+
+    def check_recordable(self, owner: str) -> None:
+        """Refuse a policy whose distribution cannot be recorded as tensors.
+
+        Raises:
+            TypeError: it gives an object.
+        """
+        if any(isinstance(head.family, GivenDistribution) for head in self.heads):
+            raise TypeError(
+                f"{owner}: `actor_network` must give the parameters of its distribution, which are "
+                f"recorded, got {type(self.network).__name__}, whose `get_dist` gives an object"
+            )
 
     def noise_keys(self, quantity: str) -> tuple[Key, ...]:
         """Where the noise may be given of what has no formula, ``"entropy"`` or ``"kl"``."""

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from compiled_rl.adapters.dispatch import Data
 from compiled_rl.adapters.fields import Key, in_next, joined
-from compiled_rl.adapters.plain import Step
-from compiled_rl.adapters.policy import GivenDistribution, Head, Heads
+from compiled_rl.adapters.objects import GivenDistribution
+from compiled_rl.adapters.policy import Head, Heads
+from compiled_rl.adapters.steps import Step
 from compiled_rl.modules import family_of
 
 _LEAF, _WRAPPER = TensorDictModule.forward, TensorDictModuleWrapper.forward

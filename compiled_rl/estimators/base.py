@@ -19,7 +19,7 @@ from compiled_rl.adapters import (
     read,
 )
 from compiled_rl.adapters.dispatch import given, write_into
-from compiled_rl.adapters.plain import select_valid
+from compiled_rl.adapters.masks import select_valid
 from compiled_rl.estimators.axes import Axes, find_axes, time_among
 from compiled_rl.estimators.steps import Steps, both
 from compiled_rl.estimators.values import Calls, Critic, Values

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compiled_rl.adapters import Data, HeadForm, Key, PlainForm, in_next
-from compiled_rl.adapters.plain import START
+from compiled_rl.adapters.steps import START
 from compiled_rl.estimators.axes import Axes
 from compiled_rl.estimators.shifted import make_slots, take
 

@@ -6,7 +6,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from compiled_rl.adapters import Data, Key, KeyedModule, given, read, select_valid, unique, write
-from compiled_rl.adapters.plain import beside
+from compiled_rl.adapters.masks import beside
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 from compiled_rl.estimators.axes import named_time
 

@@ -98,6 +98,7 @@ class KLPENPPOLoss(PPOLoss):
         check_range(name, "increment", increment, "at least 1", lambda x: x >= 1)
         check_range(name, "decrement", decrement, "in (0, 1]", lambda x: 0 < x <= 1)
         super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
+        self._actor.check_recordable(name)
         self.samples_mc_kl = check_count(name, "samples_mc_kl", samples_mc_kl)
         self.adapt_beta = adapt_beta
         rule = {"dtarg": dtarg, "increment": increment, "decrement": decrement}

@@ -16,8 +16,13 @@ from compiled_rl.training.optimisers import Optimiser, OptimiserState, Tensors
 # them a call at batch 256 is an eighth faster. Those on a user's stay.
 _DEFINITIONS = ("CLOSURE_MATCH", "BUILTIN_MATCH", "CLASS_MATCH", "MODULE_MATCH", "DUPLICATE_INPUT")
 _LIBRARIES = ("torch_dot_", "compiled_rl_dot_")
-# Inductor's own tanh and random numbers are several times slower than ATen's on CPU.
-_CPU_OPTIONS: dict[str, Any] = {"cpp.use_decompose_tanh": True, "fallback_random": True}
+# Inductor's own tanh and random numbers are several times slower than ATen's on CPU; a sum over a
+# few actions that it unrolls makes everything before it scalar, a tenth of an update at batch 256.
+_CPU_OPTIONS: dict[str, Any] = {
+    "cpp.use_decompose_tanh": True,
+    "fallback_random": True,
+    "unroll_reductions_threshold": 1,
+}
 
 Update = Callable[
     [Tensors, OptimiserState, Tensors, Data, Data],

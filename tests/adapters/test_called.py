@@ -16,8 +16,9 @@ from tensordict.nn import (
 )
 from torch import nn
 from torch.func import functional_call
+from torchrl.objectives import ClipPPOLoss as TorchRLClipPPOLoss
 
-from compiled_rl import ClipPPOLoss
+from compiled_rl import ClipPPOLoss, KLPENPPOLoss
 from compiled_rl.adapters import PlainForm
 from compiled_rl.testing import assert_compiles_once
 from tests.losses.networks import as_keywords, make_data, plain_networks, tensordict_networks
@@ -151,6 +152,41 @@ def policy_of(*parts):
     return ProbabilisticTensorDictSequential(*parts, head)
 
 
+class ByKey(nn.Module):
+    """Other outputs than are asked for, and in another order."""
+
+    def __init__(self, network, form):
+        super().__init__()
+        self.network, self.form = network, form
+
+    def forward(self, x):
+        loc, scale = self.network(x)
+        outputs = {"scale": scale, "other": x, "loc": loc}
+        return TensorDict(outputs, x.shape[:-1]) if self.form == "TensorDict" else outputs
+
+
+@pytest.mark.parametrize("form", ["dict", "TensorDict"])
+def test_a_network_may_return_its_outputs_by_key(form):
+    actor, critic = plain_networks("normal")
+    plain, _ = tensordict_networks(actor, critic)
+
+    def policy(*keys):
+        network = TensorDictModule(ByKey(actor.network, form), ["observation"], list(keys))
+        return ProbabilisticTensorDictSequential(network, plain.module[-1])
+
+    data = make_data(actor, (3, 5)).exclude("advantage", "value_target")
+    expected = ClipPPOLoss(plain, critic)(data)
+    loss = ClipPPOLoss(policy("loc", "scale"), critic)
+    torch.testing.assert_close(loss(data).to_dict(), expected.to_dict())
+    theirs = TorchRLClipPPOLoss(policy("loc", "scale"), tensordict_networks(actor, critic)[1])
+    given = make_data(actor, (3, 5))
+    torch.testing.assert_close(loss(given)["loss_objective"], theirs(given)["loss_objective"])
+    assert_compiles_once(loss, [data[:n] for n in (2, 3)])
+    loss = ClipPPOLoss(policy("loc", "scale", "missing"), critic)
+    with pytest.raises(KeyError, match=r"by key must return .*'missing'.* got \['scale', 'other'"):
+        loss(data)
+
+
 def test_a_policys_network_is_called_as_it_is():
     actor, critic = plain_networks("categorical")
     plain, _ = tensordict_networks(actor, critic)
@@ -243,6 +279,54 @@ def test_a_policy_that_only_has_get_dist(separate_losses):
     torch.testing.assert_close(total(loss(data)), total(plain(data)))
     for mine, expected in zip(gradients(loss, data), gradients(plain, data), strict=True):
         torch.testing.assert_close(mine, expected)
+
+
+class Sampled(torch.distributions.Categorical):
+    """Without an entropy; ``Moved`` with samples that carry a gradient."""
+
+    def entropy(self):
+        raise NotImplementedError
+
+
+class Moved(torch.distributions.Independent):
+    def entropy(self):
+        raise NotImplementedError
+
+
+class Sampling(OwnDistribution):
+    def get_dist(self, tensordict):
+        x = self.network(tensordict["observation"])
+        if self.moved:
+            loc, scale = x
+            return Moved(torch.distributions.Normal(loc, scale), 1)
+        return Sampled(logits=x)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "normal"])
+def test_a_given_distribution_without_an_entropy_is_sampled(kind):
+    """The gradient is the entropy's, too, where samples carry none."""
+    torch.manual_seed(0)
+    actor, critic = plain_networks(kind)
+    policy = Sampling(actor.network)
+    policy.moved = kind == "normal"
+    loss = ClipPPOLoss(policy, critic, samples_mc_entropy=40_000)
+    plain = ClipPPOLoss(actor, critic)
+    data = make_data(actor, (6,))
+    mine, expected = loss(data), plain(data)
+    close = {"rtol": 0.05, "atol": 0.01}
+    torch.testing.assert_close(mine["entropy"], expected["entropy"], **close)
+    parameters = list(actor.network.parameters())
+    for x, y in zip(
+        *[torch.autograd.grad(100 * out["loss_entropy"], parameters) for out in (mine, expected)],
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y, **close)
+
+
+def test_a_given_distribution_cannot_be_recorded():
+    actor, critic = plain_networks("categorical")
+    with pytest.raises(TypeError, match="KLPENPPOLoss: `actor_network` must give the parameters"):
+        KLPENPPOLoss(OwnDistribution(actor.network), critic)
 
 
 # ---- refused -------------------------------------------------------------------------------------

@@ -290,6 +290,21 @@ def test_states_need_not_be_recorded(ours, theirs, kind):
 
 
 @recurrent
+@computed
+def test_recurrent_networks_of_torchrl_do_not_compile_whole(kind, drop):
+    """In no loss: they break the graph themselves. Ours compiles, see ``modules.GRU``."""
+    data = sequences(*states_of(kind)).exclude(*drop)
+    for loss_class in (A2CLoss, TorchRLA2CLoss):
+        loss = loss_class(*recurrent_networks(kind)).double()
+        if drop:
+            loss.make_value_estimator(loss.default_value_estimator, deactivate_vmap=True)
+        loss(data.clone())
+        whole = torch.compile(loss, fullgraph=True, backend="eager")
+        with pytest.raises(torch._dynamo.exc.Unsupported):
+            whole(data.clone())
+
+
+@recurrent
 def test_an_episode_does_not_see_the_one_before(kind):
     loss = A2CLoss(*recurrent_networks(kind), reduction="none").double()
     data, other = sequences(), sequences()

@@ -10,7 +10,7 @@ from torchrl import objectives as torchrl
 
 from compiled_rl import losses
 from tests.losses.parity import pair, steps
-from tests.losses.peers import LOSSES, gradients, networks, unestimated
+from tests.losses.peers import LOSSES, gradients, make, networks, unestimated
 
 # Those of TorchRL's estimates, which are known.
 pytestmark = pytest.mark.filterwarnings("ignore")
