@@ -9,7 +9,7 @@ from compiled_rl.modules import Categorical
 from compiled_rl.training import Collector
 from examples.common import is_solved, layers, make_envs, mean_return
 
-NAME, ENVS, ROLLOUT = "CartPole-v1", 8, 16
+NAME, ENVS, ROLLOUT = "CartPole-v1", 8, 32
 
 
 def make_loss(seed: int) -> A2CLoss:
@@ -18,22 +18,22 @@ def make_loss(seed: int) -> A2CLoss:
     normalizer = ObservationNormalizer(4)
     policy = Policy(nn.Sequential(normalizer, *layers(4), nn.Linear(64, 2)), Categorical)
     critic = nn.Sequential(normalizer, *layers(4), ValueHead(64))
-    loss = A2CLoss(policy, critic, entropy_coeff=0.0, critic_coeff=0.5, loss_critic_type="l2")
+    loss = A2CLoss(policy, critic, entropy_coeff=0.01, critic_coeff=0.5, loss_critic_type="l2")
     return loss.make_value_estimator("gae", gamma=0.99, lmbda=0.95, time_dim=0)
 
 
 def main(steps: int = 300_000, seed: int = 0, compile: bool = True) -> float:
     """Train until the environment is solved or the steps are used up; print the mean return."""
     loss = make_loss(seed)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3, eps=1e-5)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=2e-3, eps=1e-5)
     update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="compiled" if compile else "eager")
     collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
     for taken in range(0, steps, ENVS * ROLLOUT):
-        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - taken / steps)
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - taken / steps)
         rollout = collector.collect(ROLLOUT)
         metrics = update(rollout)
         loss.actor_network.network[0].update(rollout["observation"].flatten(0, 1))
-        if taken // (ENVS * ROLLOUT) % 80 == 79:
+        if taken // (ENVS * ROLLOUT) % 40 == 39:
             reached = f"return {mean_return(collector):6.1f}"
             print(f"{taken:7,} steps  {reached}  critic {float(metrics['loss_critic']):.3f}")
         if is_solved(NAME, collector):
