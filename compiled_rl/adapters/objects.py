@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from compiled_rl.modules import Family
 from compiled_rl.modules.families import Action
+from compiled_rl.modules.families.monte_carlo import score_entropy
 
 
 class GivenDistribution(Family):
@@ -49,11 +50,7 @@ class GivenDistribution(Family):
 
 def _sampled_entropy(built: Any, samples: int) -> Tensor:
     """``-log_prob`` of samples, whose gradient is the entropy's, reparametrised or not."""
-    log_prob: Tensor
-    if built.has_rsample:
-        log_prob = built.log_prob(built.rsample((samples,)))
-        return -log_prob.mean(0)
-    log_prob = built.log_prob(built.sample((samples,)))
-    # Through the probability of the sample: grad H = -E[log_prob * grad log_prob].
-    score = log_prob - log_prob.detach()
-    return -(log_prob.detach() * (1 + score)).mean(0)
+    if not built.has_rsample:
+        return score_entropy(built.log_prob(built.sample((samples,))))
+    log_prob: Tensor = built.log_prob(built.rsample((samples,)))
+    return -log_prob.mean(0)

@@ -221,12 +221,13 @@ class ValueEstimatorBase(KeyedModule):
     def _next_value_key(self) -> Key:
         return in_next(self.tensor_keys["value"])
 
-    def set_keys(self, **keys: Optional[Key]) -> None:
+    def set_keys(self, **keys: Any) -> None:
         """Say under which keys the tensors are found and written.
 
         Raises:
             KeyError: a name is not known, or the critic has no output of the key of ``value``.
-            ValueError: a key is neither a string nor a tuple of strings.
+            ValueError: a key is neither a string nor a tuple of strings, nor, of a policy with
+                several heads, a list of them.
         """
         for name, key in keys.items():
             if name not in self.default_keys:
@@ -234,7 +235,7 @@ class ValueEstimatorBase(KeyedModule):
                     f"{self.name}: `{name}` is not an accepted key; "
                     f"the accepted keys are {list(self.default_keys)}"
                 )
-            if not isinstance(key, str | tuple):
+            if not isinstance(key, str | tuple | list):
                 raise ValueError(
                     f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
                     f"got {key!r}"

@@ -15,6 +15,7 @@ from compiled_rl.estimators import (
 )
 from compiled_rl.functional import vtrace
 from compiled_rl.testing import count_graphs
+from tests.losses import peers
 from tests.losses.networks import as_keywords, make_data, mlp, plain_networks
 
 OF_ONE_AGENT = [member for member in ValueEstimators if member is not ValueEstimators.MAGAE]
@@ -251,3 +252,13 @@ def test_vtrace_of_a_loss_can_be_called_by_itself():
     expected = VTrace(actor_network=actor, value_network=critic)(data.clone())["advantage"]
     torch.testing.assert_close(loss.value_estimator(data)["advantage"], expected)
     assert len(list(loss.modules())) == len(set(map(id, loss.modules())))
+
+
+@pytest.mark.parametrize("name", ["A2CLoss", "ClipPPOLoss"])
+def test_several_heads_are_corrected_together(name):
+    loss = peers.make(name, "composite").make_value_estimator("vtrace")
+    data = peers.sequences(loss)
+    assert loss(data)["loss_objective"].isfinite()
+    heads = loss.tensor_keys["action"]
+    with pytest.raises(TypeError, match="the key of `action` must be a string or a tuple"):
+        loss.value_estimator.set_keys(action=heads[:1])

@@ -35,7 +35,11 @@ def monte_carlo_entropy(
     if family.reparametrized:
         return -family.sample_with_log_prob(repeated, drawn)[1].mean(0)
     action = family.sample(tuple(x.detach() for x in repeated), drawn)
-    log_prob = family.log_prob(repeated, action)
+    return score_entropy(family.log_prob(repeated, action))
+
+
+def score_entropy(log_prob: Tensor) -> Tensor:
+    """``-log_prob`` of samples ``[samples, *B]`` held fast, with the entropy's gradient."""
     fixed = log_prob.detach()
     return -(fixed * (1 + log_prob - fixed)).mean(0)
 
