@@ -27,7 +27,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-slow: .venv/installed  ## only what `test` leaves out: Inductor everywhere, learning on three seeds
+slow: .venv/installed  ## only what `test` leaves out: Inductor everywhere, more compilations, learning
 	$(BIN)/pytest -m slow
 
 bench: .venv/installed  ## the tables of benchmarks/README.md

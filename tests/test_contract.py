@@ -24,12 +24,17 @@ with_mask = pytest.mark.parametrize(
 SIZES = [(4, 6), (1, 5), (7, 1), (5, 23)]
 
 
-def in_variants(some, cases=CASES):
+def in_variants(some, cases=CASES, is_slow=lambda case, variant: False):
     """Every case in every way in which it can be run: TorchScript takes no tensor for a float."""
     return pytest.mark.parametrize(
         ("case", "variant"),
         [
-            pytest.param(case, variant, id=f"{case.name}-{variant.__name__}")
+            pytest.param(
+                case,
+                variant,
+                id=f"{case.name}-{variant.__name__}",
+                marks=[pytest.mark.slow] if is_slow(case, variant) else [],
+            )
             for case in cases
             for variant in some
             if case.scriptable or variant is not variants.scripted
@@ -89,7 +94,14 @@ def test_slow_variants_agree(case, variant, tmp_path):
     test_variants_agree(case, variant, tmp_path)
 
 
-@in_variants(variants.DIFFERENTIABLE, [case for case in CASES if case.differentiable])
+def takes_seconds(case: Case, variant) -> bool:
+    """A recurrence whose gradient is compiled; that without a mask is held in every run."""
+    return variant is variants.compiled and "mask" in case.inputs and "time" in case.dynamic
+
+
+@in_variants(
+    variants.DIFFERENTIABLE, [case for case in CASES if case.differentiable], takes_seconds
+)
 def test_gradients_agree(case, variant, tmp_path):
     run = variant(case, case.draw(4, 6, torch.float32), tmp_path)
     for batch, time in SIZES[1:]:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from compiled_rl.export import OnnxModel
 from compiled_rl.training import load_checkpoint, save_checkpoint
 from examples.ppo_cartpole import Config, train
@@ -64,6 +66,7 @@ def test_an_interrupt_before_the_first_rollout_leaves_what_was_there(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
 
 
+@pytest.mark.slow
 def test_a_solved_run_stays_solved_when_it_is_resumed(tmp_path):
     config = Config(total_steps=2048, mode="eager")
     checkpoint = tmp_path / "checkpoint.pt"

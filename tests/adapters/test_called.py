@@ -23,6 +23,9 @@ from compiled_rl.adapters import PlainForm
 from compiled_rl.testing import assert_compiles_once
 from tests.losses.networks import as_keywords, make_data, plain_networks, tensordict_networks
 
+slow = pytest.mark.slow
+ESTIMATED = ("advantage", "value_target")
+
 
 class Overridden(TensorDictModule):
     def forward(self, tensordict):
@@ -136,8 +139,14 @@ def test_copies_and_functional_calls(kind):
         assert torch.equal(total(twin(data)), expected)
 
 
-@pytest.mark.parametrize("kind", ["overridden", "from base", "by name", "method"])
-@pytest.mark.parametrize("drop", [(), ("advantage", "value_target")], ids=["given", "computed"])
+@pytest.mark.parametrize(
+    "kind",
+    ["overridden", *[pytest.param(k, marks=slow) for k in ("from base", "by name", "method")]],
+)
+@pytest.mark.parametrize(
+    "drop",
+    [pytest.param((), marks=slow, id="given"), pytest.param(ESTIMATED, id="computed")],
+)
 def test_what_compiles_by_itself_compiles_inside(kind, drop):
     loss, _ = losses_of(kind)
     batches = [make_data(loss.actor_network, (n, 5)).exclude(*drop) for n in (2, 3, 4, 7)]

@@ -241,7 +241,9 @@ METHODS = ("log_prob", "entropy", "kl", "mode", "sample", "sample_with_log_prob"
 
 
 @every_family
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["log_prob", *[pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:]]]
+)
 def test_every_method_compiles_into_at_most_two_graphs(name, method):
     family, row = ROWS[name].family, ROWS[name]
     if (method, True) in (

@@ -122,6 +122,7 @@ def test_at_most_two_graphs_over_batches_rates_and_coefficients(counted):
     assert 1 <= counted.count <= 2
 
 
+@pytest.mark.slow
 def test_many_steps_live_side_by_side(counted):
     """The graphs of one step never count towards another's limit."""
     count = torch._dynamo.config.recompile_limit + 2
