@@ -102,6 +102,7 @@ class _Recurrence(_SingleLevelFunction):
 
     @staticmethod
     def forward(ctx: Any, keyset: Any, x: Tensor, decay: Tensor, *how: Any) -> Tensor:
+        """``y``, kept for the gradient."""
         # Gradients are off in here, also for the levels of torch.func.grad that are still below.
         with torch.enable_grad():
             y = _below_autograd(_recurrence, keyset, x, decay, *how)
@@ -111,6 +112,7 @@ class _Recurrence(_SingleLevelFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+        """``grad_x`` and, where it is asked for, ``grad_decay``."""
         decay, y = ctx.saved_tensors
         time_dim, reverse = ctx.how
         before = _neighbour(decay, time_dim, not reverse)

@@ -38,15 +38,17 @@ class CoefficientModule(nn.Module):
             self.register_buffer(name, _copied(value))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        buffers = self.__dict__.get("_buffers", {})
-        if name not in buffers:
+        state = self.__dict__
+        held = {**state.get("_parameters", {}), **state.get("_buffers", {})}
+        if name not in held:
             super().__setattr__(name, value)
-        elif (buffers[name] is None) != (value is None):
+        elif name in state["_buffers"] and (held[name] is None) != (value is None):
             raise AttributeError(
                 f"{type(self).__name__}: `{name}` is given or None from the start, got {value!r}"
             )
         elif isinstance(value, Real) or _is_number(value):
-            buffers[name].copy_(torch.as_tensor(value))
+            with torch.no_grad():  # what is learned takes a number, too
+                held[name].copy_(torch.as_tensor(value))
         else:
             super().__setattr__(name, value)
 

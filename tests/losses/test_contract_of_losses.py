@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchrl import objectives as torchrl
 
 from compiled_rl import losses
 from tests.losses.peers import LOSSES, gradients, keywords, make, networks, record, sequences
@@ -277,3 +278,13 @@ def test_excluded_dimensions_are_a_sequence(dims):
 def test_an_empty_key_is_refused():
     with pytest.raises(TypeError, match="the key of `advantage` must be a string or a tuple"):
         make("PPOLoss").set_keys(advantage=())
+
+
+@pytest.mark.parametrize("spelling", ["entropy_coeff", "entropy_coef"])
+def test_an_entropy_without_a_weight_is_an_output_of_ppo_and_none_of_a2c(spelling):
+    assert make("A2CLoss", **{spelling: 0.0}).out_keys == ("loss_objective", "loss_critic")
+    ppo = make("PPOLoss", **{spelling: 0.0})
+    assert ppo.out_keys == ("loss_objective", "entropy", "loss_entropy", "loss_critic")
+    theirs = {name: getattr(torchrl, name)(*networks(), entropy_coeff=0.0) for name in LOSSES[:2]}
+    assert tuple(theirs["A2CLoss"].out_keys) == ("loss_objective", "loss_critic")
+    assert tuple(theirs["PPOLoss"].out_keys) == ppo.out_keys

@@ -258,7 +258,12 @@ def test_vtrace_of_a_loss_can_be_called_by_itself():
 def test_several_heads_are_corrected_together(name):
     loss = peers.make(name, "composite").make_value_estimator("vtrace")
     data = peers.sequences(loss)
-    assert loss(data)["loss_objective"].isfinite()
+    one, other = loss.tensor_keys["sample_log_prob"]
+    before = loss(data)["loss_critic"]
+    data[one] = data[one] + 0.3
+    assert not torch.isclose(loss(data)["loss_critic"], before)
+    data[other] = data[other] - 0.3  # of both together, nothing has changed
+    torch.testing.assert_close(loss(data)["loss_critic"], before)
     heads = loss.tensor_keys["action"]
     with pytest.raises(TypeError, match="the key of `action` must be a string or a tuple"):
         loss.value_estimator.set_keys(action=heads[:1])

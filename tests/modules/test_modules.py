@@ -182,6 +182,9 @@ def test_a_learned_coefficient_stays_what_it_is():
     (module.alpha * module.beta).backward()
     assert learned.grad == 2
     assert computed.grad == 0.5
+    module.alpha, module.beta = 0.25, 3
+    assert module.alpha is learned
+    assert (learned.item(), computed.item()) == (0.25, 3)
 
 
 def test_a_coefficient_takes_scalars_only():
