@@ -28,6 +28,7 @@ from compiled_rl.modules.heads import (
 )
 from compiled_rl.modules.normalizer import ObservationNormalizer
 from compiled_rl.modules.policy import ActionOutput, Policy
+from compiled_rl.modules.q_policy import ExpectedActionValue, QPolicy, action_family
 from compiled_rl.modules.reads import Reads
 from compiled_rl.modules.recurrent import GRU
 from compiled_rl.modules.targets import frozen_copy
@@ -41,6 +42,7 @@ __all__ = [
     "CoefficientModule",
     "Composite",
     "Deterministic",
+    "ExpectedActionValue",
     "Family",
     "FromDistribution",
     "Independent",
@@ -52,6 +54,7 @@ __all__ = [
     "ObservationNormalizer",
     "OneHotCategorical",
     "Policy",
+    "QPolicy",
     "Reads",
     "StateDependentScale",
     "StateIndependentScale",
@@ -59,6 +62,7 @@ __all__ = [
     "TanhNormal",
     "TruncatedNormal",
     "ValueHead",
+    "action_family",
     "family_of",
     "frozen_copy",
 ]
