@@ -99,6 +99,26 @@ def value_loss(value, value_target, old_value=None, clip_value=0.2, loss_type="s
     return (out,)
 
 
+def soft_value(action_value, log_prob, alpha):
+    return ([min(qs) - alpha * lp for qs, lp in rows(action_value, log_prob)],)
+
+
+def categorical_soft_value(action_value, logits, alpha):
+    """The mean value and the entropy apart."""
+    out = []
+    for (row, qs), (entropy,) in zip(
+        rows(logits, action_value), zip(*categorical_entropy(logits), strict=True), strict=True
+    ):
+        mean = sum(p * min(q) for p, q in zip(probabilities(row), qs, strict=True))
+        out.append(mean + alpha * entropy)
+    return (out,)
+
+
+def temperature_loss(log_prob, log_alpha, target_entropy):
+    """By how much the entropy of each sample is over the target, times the factor."""
+    return ([log_alpha * (-lp - target_entropy) for lp in log_prob.tolist()],)
+
+
 def normal_log_prob(action, loc, scale):
     def density(x, m, s):
         return math.log(math.exp(-((x - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi)))
