@@ -10,9 +10,7 @@ from compiled_rl.adapters.fields import Key
 from compiled_rl.adapters.policy import Head
 
 
-def action_dimensions(
-    network: nn.Module, heads: Iterable[Head], spec: Any = None
-) -> Optional[int]:
+def action_dimensions(network: nn.Module, heads: Iterable[Head], spec: Any = None) -> Optional[int]:
     """How many numbers an action is; None if nothing says so.
 
     Args:
