@@ -10,7 +10,7 @@ from compiled_rl.adapters import Data, EnsembleForm, Field, Key, PlainActor, Pla
 from compiled_rl.adapters.fields import joined
 from compiled_rl.adapters.specs import action_dimensions
 from compiled_rl.functional import distance_loss, soft_value
-from compiled_rl.losses.arguments import check_actor, check_options
+from compiled_rl.losses.arguments import check_actor, check_options, check_range
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import ACTION, ACTION_VALUE, TRANSITION
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
@@ -74,6 +74,7 @@ class SACLoss(SoftLoss):
     critics_output: ClassVar[str] = "state_action_value"
     _value: Optional[PlainForm] = None
     _target_value: PlainForm
+    _shared: frozenset[str]
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class SACLoss(SoftLoss):
     def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
         """The policy, the critics and the value network, and those that value states."""
         actor, target_actor = [PlainActor(x) for x in self.with_target("actor_network")]
-        critics, targets = [self.action_critic(x) for x in self.with_target("qvalue_network")]
+        critics, targets = [self._plain_critics(x) for x in self.with_target("qvalue_network")]
         self._check_actions(actor, critics)
         self.hold(_actor=actor, _target_actor=target_actor)
         self.hold(_critics=critics, _target_critics=targets)
@@ -117,6 +118,11 @@ class SACLoss(SoftLoss):
         self.hold(_value=value, _target_value=target, _shared=shared)
         self.hold_entered(target)
         return actor, target_actor, critics, targets, value, target
+
+    def _plain_critics(self, network: nn.Module) -> EnsembleForm:
+        reads = ("observation", *self.keys_of("action"))
+        form: EnsembleForm = self.plain_critic(network, self.critics_output, reads)
+        return form
 
     def _check_actions(self, actor: PlainActor, critics: EnsembleForm) -> None:
         """The critics read the actions of the policy, under the keys where they are recorded."""
@@ -170,6 +176,46 @@ class SACLoss(SoftLoss):
         value, log_prob = self._drawn(self._actor, self._critics, data, data, noise)
         return -value, log_prob
 
+    def critic_terms(
+        self, data: Data, batch: Size, mask: Optional[Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """See ``SoftLoss``; with a value network, its loss too, and each critic's on its own part."""
+        if self._value is None:
+            return super().critic_terms(data, batch, mask)
+        own = self._own_parts(self.recorded_value(data, batch))
+        target = self.td_target(data, batch, self.next_value(data, batch), mask)
+        value = self._state_value(data, batch, self._value.without(data, self._shared))
+        soft = self._soft_value(data)
+        losses = {
+            "loss_qvalue": distance_loss(own, target, self.loss_function),
+            "loss_value": distance_loss(value, soft, self.loss_function),
+        }
+        return losses, (own - target).square()
+
+    def _own_parts(self, value: Tensor) -> Tensor:
+        """Of ``[N, *B]`` the first critic's values of the first part of the batch, and so on."""
+        count, size, *others = value.shape[0], *value.shape[1:]
+        if size % count:
+            raise ValueError(
+                f"{self.name}: with a `value_network`, the batch must divide into a part for each "
+                f"of {count} critics, got {size}"
+            )
+        parts = value.reshape(count, count, size // count, *others)
+        return parts.diagonal(dim1=0, dim2=1).movedim(-1, 0).reshape(size, *others)
+
+    @torch.no_grad()
+    def _soft_value(self, data: Data) -> Tensor:
+        """What the value network is to learn."""
+        noise = self._target_noise()
+        return self._drawn(self._target_actor, self._target_critics, data, data, noise)[0]
+
+    def _state_value(self, data: Data, batch: Size, computed: Data) -> Tensor:
+        """The value network's output as ``[*B]``."""
+        assert self.value_network is not None
+        key = self.tensor_keys["value"]
+        value = widened(computed, [key], self.value_network)[key]
+        return self.transition(data, batch, state_value=value)["state_value"]
+
     def recorded_value(self, data: Data, batch: Size) -> Tensor:
         """What each critic says of the recorded action, ``[N, *B]``."""
         return self._stacked(data, batch, self._critics.without_shared(data))
@@ -179,7 +225,7 @@ class SACLoss(SoftLoss):
         """The soft value of the states entered, ``[*B]``."""
         entered = self.entered(data)
         if self._value is not None:
-            return self._one(data, batch, self._target_value(entered))
+            return self._state_value(data, batch, self._target_value(entered))
         noise = self._target_noise()
         return self._drawn(self._target_actor, self._target_critics, entered, data, noise)[0]
 
@@ -201,3 +247,26 @@ class SACLoss(SoftLoss):
         value = self.output_of(computed)
         self.transition(data, batch, state_action_value=value[0])
         return value.reshape(value.shape[0], *batch)
+
+
+def _check_reparametrized(owner: str, actor: PlainActor) -> None:
+    for head in actor.heads:
+        if not head.family.reparametrized:
+            raise TypeError(
+                f"{owner}: `actor_network` must have samples with a gradient, got "
+                f"{type(head.family).__name__}; of discrete actions use DiscreteSACLoss"
+            )
+
+
+def _target_entropy(owner: str, target_entropy: Any, actor: PlainActor, spec: Any) -> float:
+    """A number of nats; by default minus the number of the action's dimensions."""
+    if target_entropy != "auto":
+        check_range(owner, "target_entropy", target_entropy, "a number", lambda x: True)
+        return float(target_entropy)
+    count = action_dimensions(actor.network, actor.heads, spec)
+    if count is None:
+        raise ValueError(
+            f"{owner}: `target_entropy` must be given, or `action_spec`, where the policy does not "
+            "say how many numbers an action is, got 'auto'"
+        )
+    return -float(count)
