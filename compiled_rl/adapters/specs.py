@@ -34,14 +34,14 @@ def _total(counts: Iterable[Optional[int]]) -> Optional[int]:
 
 def _bounds(module: Optional[nn.Module]) -> Optional[int]:
     """As many numbers as there are lower bounds, where each has its own."""
-    low = getattr(module, "low", None)
+    low: Any = getattr(module, "low", None)
     return low.numel() if isinstance(low, Tensor) and low.dim() else None
 
 
 def _leaf(spec: Any, key: Key) -> Optional[int]:
     """What a specification says of the action of one key; its batch axes do not count."""
     if not hasattr(spec, "keys"):
-        return math.prod(spec.shape)
+        return int(math.prod(spec.shape))
     inside = spec[key[:-1]] if isinstance(key, tuple) and len(key) > 1 else spec
     return _within(spec[key], inside.shape)
 
@@ -52,4 +52,10 @@ def _within(spec: Any, batch: Sequence[int]) -> Optional[int]:
         return None
     if hasattr(spec, "keys"):
         return _total(_within(part, batch) for part in spec.values())
-    return math.prod(spec.shape[len(batch) :])
+    return int(math.prod(spec.shape[len(batch) :]))
+
+
+def number_of_actions(spec: Any) -> Optional[int]:
+    """How many discrete actions a specification of TorchRL or a space of Gymnasium has, if any."""
+    count = getattr(getattr(spec, "space", spec), "n", None)
+    return None if count is None else int(count)

@@ -72,6 +72,8 @@ class SACLoss(SoftLoss):
     )
     fixed: ClassVar[tuple[str, ...]] = (*SoftLoss.fixed, "value_network", "delay_actor")
     critics_output: ClassVar[str] = "state_action_value"
+    _actor: PlainActor
+    _target_actor: PlainActor
     _value: Optional[PlainForm] = None
     _target_value: PlainForm
     _shared: frozenset[str]
@@ -97,10 +99,9 @@ class SACLoss(SoftLoss):
         super().__init__(actor, elsewhere, qvalue_network, target_entropy=target_entropy, **options)
         self.delay_actor, self.delay_value = delay_actor, delay_value
         self.delay("actor_network", delay_actor)
-        self.value_network: Optional[nn.Module] = None
-        if value_network is not None:
-            self.value_network = self.check_network("value_network", value_network)
-            self.delay("value_network", delay_value)
+        given = value_network is not None
+        self.value_network = self.check_network("value_network", value_network) if given else None
+        self.delay("value_network", delay_value and given)
         self.make_value_estimator()
 
     def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
@@ -179,7 +180,7 @@ class SACLoss(SoftLoss):
     def critic_terms(
         self, data: Data, batch: Size, mask: Optional[Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """See ``SoftLoss``; with a value network, its loss too, and each critic's on its own part."""
+        """See ``SoftLoss``; of a value network, its loss, and that of each critic on its part."""
         if self._value is None:
             return super().critic_terms(data, batch, mask)
         own = self._own_parts(self.recorded_value(data, batch))

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Optional, Unpack
 
-import torch
 from torch import Size, Tensor, nn
 
-from compiled_rl.adapters import Data, EnsembleForm, Field, PlainActor, select_valid
+from compiled_rl.adapters import Data, EnsembleForm, Field, PlainPolicy, select_valid
 from compiled_rl.adapters.policy import one_or_several
 from compiled_rl.functional import distance_loss, reduce
 from compiled_rl.functional.scalars import where_valid
@@ -80,14 +79,13 @@ class SoftLoss(Temperature, OffPolicyLoss):
     )
     critics_output: ClassVar[str]  # the field whose key the critics' output has
     qvalue_network: Ensemble
-    _actor: PlainActor
-    _target_actor: PlainActor
+    _actor: PlainPolicy
     _critics: EnsembleForm
     _target_critics: EnsembleForm
 
     def __init__(
         self,
-        actor: PlainActor,
+        actor: PlainPolicy,
         elsewhere: Sequence[nn.Module],
         qvalue_network: nn.Module | Sequence[nn.Module],
         *,
@@ -165,7 +163,7 @@ class SoftLoss(Temperature, OffPolicyLoss):
         mask, weight = self.mask(data, batch), self.weight(data, batch)
         losses, error = self.critic_terms(data, batch, mask)
         losses = {"loss_actor": loss_actor} | losses
-        how = {"reduction": self.reduction, "weight": weight}
+        how: dict[str, Any] = {"reduction": self.reduction, "weight": weight}
         return {
             **{name: reduce(x, mask, **how) for name, x in losses.items()},
             **self.temperature_terms(log_prob, mask, **how),
@@ -175,7 +173,7 @@ class SoftLoss(Temperature, OffPolicyLoss):
     def critic_terms(
         self, data: Data, batch: Size, mask: Optional[Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The losses that are fitted to targets, by name, and the error of each sample, ``[*B]``."""
+        """The losses of what is fitted to targets, by name, and each sample's error, ``[*B]``."""
         value = self.recorded_value(data, batch)
         target = self.td_target(data, batch, self.next_value(data, batch), mask)
         loss = distance_loss(value, target.expand_as(value), self.loss_function)

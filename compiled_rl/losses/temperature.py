@@ -22,10 +22,10 @@ class Temperature(CoefficientModule):
     call must not move: instead, a gradient that would push it further out is zero.
     """
 
-    log_alpha: Tensor
-    min_log_alpha: Optional[Tensor]
-    max_log_alpha: Optional[Tensor]
-    target_entropy: Tensor
+    log_alpha: Any  # 0-d tensors all: assign a number, and it is copied in place
+    min_log_alpha: Any
+    max_log_alpha: Any
+    target_entropy: Any
 
     def register_temperature(
         self,
@@ -52,16 +52,18 @@ class Temperature(CoefficientModule):
         self.register_coefficient("min_log_alpha", low)
         self.register_coefficient("max_log_alpha", high)
         self.register_coefficient("target_entropy", target_entropy)
-        self.register_coefficient("log_alpha", log_alpha if fixed_alpha else nn.Parameter(log_alpha))
+        self.register_coefficient(
+            "log_alpha", log_alpha if fixed_alpha else nn.Parameter(log_alpha)
+        )
 
-    def _bounded(self) -> Tensor:
+    def _bounded(self) -> Any:
         """``log_alpha`` within its bounds."""
         low, high = self.min_log_alpha, self.max_log_alpha
         if low is None and high is None:
             return self.log_alpha
         return torch.clamp(self.log_alpha, low, high)
 
-    def temperature(self) -> Tensor:
+    def temperature(self) -> Any:
         """``alpha``, without a gradient."""
         return self._bounded().detach().exp()
 
@@ -84,13 +86,13 @@ class Temperature(CoefficientModule):
             "entropy": reduce(-log_prob, mask),
         }
 
-    def _learned(self, rises: Tensor) -> Tensor:
+    def _learned(self, rises: Tensor) -> Any:
         """``log_alpha`` within its bounds; without a gradient where it would go further out.
 
         Where it were clamped alone it would never come back; where its gradient were always kept
         it would go far out while the policy cannot reach its target, and come back late.
         """
-        bounded = self._bounded().detach()
+        bounded: Tensor = self._bounded().detach()
         outside = torch.where(rises, self.log_alpha > bounded, self.log_alpha < bounded)
         return bounded + torch.where(outside, 0.0, self.log_alpha - self.log_alpha.detach())
 

@@ -194,6 +194,8 @@ def assert_soft_parity(ours: Any, theirs: Any, data: TensorDictBase) -> None:
             assert {k for k, g in a.items() if g is not None} == {
                 k for k, g in b.items() if g is not None
             }, name
-            torch.testing.assert_close(a, {k: b[k] for k in a}, **close, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                a, {k: b[k] for k in a}, **close, msg=lambda m, n=name: f"{n}: {m}"
+            )
         else:
             assert not mine[name].requires_grad, name
