@@ -124,7 +124,7 @@ def _case(
     function = name.split()[0]
     return Case(
         name,
-        getattr(functional, function),
+        _CRITICS_LAST.get(function) or getattr(functional, function),
         next(getattr(home, function) for home in ORACLES if hasattr(home, function)),
         inputs,
         differentiable,
@@ -132,6 +132,17 @@ def _case(
     )
 
 
+def soft_value(action_value: Tensor, log_prob: Tensor, alpha: float = 1.0) -> Tensor:
+    """With the critics last: the first axis of a row's inputs is the batch."""
+    return functional.soft_value(action_value.movedim(-1, 0), log_prob, alpha)
+
+
+def categorical_soft_value(action_value: Tensor, logits: Tensor, alpha: float = 1.0) -> Tensor:
+    """Likewise."""
+    return functional.categorical_soft_value(action_value.movedim(-1, 0), logits, alpha)
+
+
+_CRITICS_LAST = {f.__name__: f for f in (soft_value, categorical_soft_value)}
 _RECURRENCE = _of("normal", "B T", "x") | _of("uniform", "B T", "decay")
 _SCALARS = {"gamma": 0.97, "lmbda": 0.9}
 _EPSILON = {"clip_epsilon_low": 0.3, "clip_epsilon_high": 0.2}
@@ -249,6 +260,23 @@ CASES = [
         _VALUES | _of("normal", "B", "old_value"),
         ("value", "value_target", "old_value"),
         scalars={"clip_value": 0.3},
+    ),
+    _case(
+        "soft_value",
+        _of("normal", "B K", "action_value") | _of("normal", "B", "log_prob"),
+        ("action_value", "log_prob"),
+        scalars={"alpha": 0.3},
+    ),
+    _case(
+        "categorical_soft_value",
+        _of("normal", "B A K", "action_value") | _LOGITS,
+        ("action_value", "logits"),
+        scalars={"alpha": 0.3},
+    ),
+    _case(
+        "temperature_loss",
+        _of("normal", "B", "log_prob"),
+        scalars={"log_alpha": -1.2, "target_entropy": 0.4},
     ),
     _case("normal_log_prob", _ACTION | _NORMAL, ("action", "loc", "scale")),
     _case("normal_entropy", _NORMAL, ("scale",)),

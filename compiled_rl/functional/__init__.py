@@ -77,6 +77,11 @@ from compiled_rl.functional.schedules import (
     linear_schedule,
     next_beta,
 )
+from compiled_rl.functional.soft_values import (
+    categorical_soft_value,
+    soft_value,
+    temperature_loss,
+)
 from compiled_rl.functional.tanh_normal import (
     SampleOutput,
     tanh_normal_log_prob,
@@ -106,6 +111,7 @@ __all__ = [
     "categorical_log_prob",
     "categorical_mode",
     "categorical_sample",
+    "categorical_soft_value",
     "chosen_action_value",
     "clip_fraction",
     "cosine_schedule",
@@ -145,6 +151,7 @@ __all__ = [
     "project_categorical",
     "reduce",
     "retrace",
+    "soft_value",
     "standardize",
     "tanh_normal_log_prob",
     "tanh_normal_mode",
@@ -156,6 +163,7 @@ __all__ = [
     "td1_return",
     "td_lambda_advantage",
     "td_lambda_return",
+    "temperature_loss",
     "truncated_normal_entropy",
     "truncated_normal_log_prob",
     "truncated_normal_mode",
