@@ -20,9 +20,9 @@ def mlp(outputs: int, *last: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(OBSERVATION, 16), nn.Tanh(), nn.Linear(16, outputs), *last)
 
 
-def atoms(number: int = ATOMS) -> nn.Sequential:
+def atoms(number: int = ATOMS, *last: nn.Module) -> nn.Sequential:
     """Logits of the atoms, the actions last."""
-    return mlp(number * ACTIONS, nn.Unflatten(-1, (number, ACTIONS)))
+    return mlp(number * ACTIONS, nn.Unflatten(-1, (number, ACTIONS)), *last)
 
 
 def of_spec(spec: Any, **options: Any) -> tuple[nn.Module]:
@@ -38,14 +38,14 @@ def of_blocks() -> tuple[nn.Module]:
     return (TensorDictSequential(network, QValueModule("mult_one_hot", var_nums=BLOCKS)),)
 
 
-def distributional(spec: Any, **options: Any) -> DistributionalQValueActor:
+def distributional(spec: Any, *last: nn.Module, **options: Any) -> DistributionalQValueActor:
     return DistributionalQValueActor(
-        atoms(), in_keys=["observation"], spec=spec, support=SUPPORT.clone(), **options
+        atoms(ATOMS, *last), in_keys=["observation"], spec=spec, support=SUPPORT.clone(), **options
     )
 
 
-def c51(spec: Any, **options: Any) -> tuple[nn.Module]:
-    return (distributional(spec, **options),)
+def c51(spec: Any, *last: nn.Module, **options: Any) -> tuple[nn.Module]:
+    return (distributional(spec, *last, **options),)
 
 
 def index(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
