@@ -16,6 +16,7 @@ _HOME = {
     "PPOLoss": "compiled_rl.losses",
     "ReinforceLoss": "compiled_rl.losses",
     "SACLoss": "compiled_rl.losses",
+    "TD3Loss": "compiled_rl.losses",
     "GAE": "compiled_rl.estimators",
     "MultiAgentGAE": "compiled_rl.estimators",
     "TD0Estimator": "compiled_rl.estimators",

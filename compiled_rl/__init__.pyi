@@ -22,6 +22,7 @@ from compiled_rl.losses import LossModule as LossModule
 from compiled_rl.losses import PPOLoss as PPOLoss
 from compiled_rl.losses import ReinforceLoss as ReinforceLoss
 from compiled_rl.losses import SACLoss as SACLoss
+from compiled_rl.losses import TD3Loss as TD3Loss
 from compiled_rl.modules import ObservationNormalizer as ObservationNormalizer
 from compiled_rl.modules import Policy as Policy
 from compiled_rl.modules import ValueHead as ValueHead

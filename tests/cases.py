@@ -314,6 +314,12 @@ CASES = [
         _of("normal", "B A", "action", "param"),
         scalars={"atol": 1.5, "rtol": 0.5},
     ),
+    _case(
+        "smoothed_action",
+        _of("normal", "B A", "action", "noise") | _LOW_HIGH,
+        ("action", "noise", "low", "high"),
+        scalars={"policy_noise": 0.4, "noise_clip": 0.3},
+    ),
     _case("bernoulli_log_prob", {"action": ("binary", "B A")} | _LOGITS, ("logits",)),
     _case("bernoulli_entropy", _LOGITS, ("logits",)),
     _case(

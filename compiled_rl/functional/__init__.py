@@ -30,7 +30,7 @@ from compiled_rl.functional.categorical import (
     categorical_mode,
     categorical_sample,
 )
-from compiled_rl.functional.deterministic import deterministic_log_prob
+from compiled_rl.functional.deterministic import deterministic_log_prob, smoothed_action
 from compiled_rl.functional.metrics import (
     clip_fraction,
     effective_sample_size,
@@ -151,6 +151,7 @@ __all__ = [
     "project_categorical",
     "reduce",
     "retrace",
+    "smoothed_action",
     "soft_value",
     "standardize",
     "tanh_normal_log_prob",
