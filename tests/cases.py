@@ -234,9 +234,13 @@ CASES = [
     _case("ppo_kl_penalty weighted", _WEIGHTED | _KL, (*_WEIGHTED, "kl"), scalars={"beta": 0.7}),
     _case("importance_correction", _PROXIMAL),
     _case("importance_correction bounded", _PROXIMAL, scalars={"max_importance_ratio": 1.5}),
+    *[
+        _case(f"distance_loss {kind}", _VALUES, tuple(_VALUES), fixed={"loss_function": kind})
+        for kind in ("l1", "l2", "smooth_l1")
+    ],
     _case("value_loss", _VALUES, ("value", "value_target")),
-    _case("value_loss l1", _VALUES, ("value", "value_target"), fixed={"loss_type": "l1"}),
-    _case("value_loss l2", _VALUES, ("value", "value_target"), fixed={"loss_type": "l2"}),
+    _case("value_loss l1", _VALUES, ("value", "value_target"), fixed={"loss_function": "l1"}),
+    _case("value_loss l2", _VALUES, ("value", "value_target"), fixed={"loss_function": "l2"}),
     _case(
         "value_loss clipped",
         _VALUES | _of("normal", "B", "old_value"),
@@ -317,6 +321,24 @@ CASES = [
         "reduce none masked",
         _of("normal", "B", "x") | _MASK,
         ("x",),
+        fixed={"reduction": "none"},
+    ),
+    _case(
+        "reduce weighted",
+        _of("normal", "B", "x") | _of("positive", "B", "weight"),
+        ("x", "weight"),
+        **_BATCHWISE,
+    ),
+    _case(
+        "reduce weighted masked",
+        _of("normal", "B", "x") | _of("positive", "B", "weight") | _MASK,
+        ("x", "weight"),
+        **_BATCHWISE,
+    ),
+    _case(
+        "reduce weighted none",
+        _of("normal", "B", "x") | _of("positive", "B", "weight"),
+        ("x", "weight"),
         fixed={"reduction": "none"},
     ),
     _case("variance", _of("normal", "B", "x"), ("x",), **_BATCHWISE),

@@ -47,6 +47,7 @@ from compiled_rl.functional.normal import (
     normal_sample,
 )
 from compiled_rl.functional.objectives import (
+    distance_loss,
     importance_correction,
     policy_gradient,
     ppo_clip,
@@ -104,6 +105,7 @@ __all__ = [
     "deterministic_log_prob",
     "discounted_advantage",
     "discounted_return",
+    "distance_loss",
     "effective_sample_size",
     "explained_variance",
     "exponential_schedule",

@@ -209,13 +209,11 @@ def value_loss(
     value_target: Tensor,
     old_value: Optional[Tensor] = None,
     clip_value: float = 0.2,
-    loss_type: str = "smooth_l1",
+    loss_function: str = "smooth_l1",
 ) -> Tensor:
     """The distance of a value from its target, optionally clipped around the old value.
 
-        l2         (value - value_target)^2
-        l1         |value - value_target|
-        smooth_l1  d^2 / 2 where |d| < 1, else |d| - 1/2,   d = value - value_target
+        distance_loss(value, value_target)
 
         with old_value:  max(distance(value), distance(old_value + clip(value - old_value,
                                                                 -clip_value, clip_value)))
@@ -228,7 +226,7 @@ def value_loss(
         value_target: what it should predict, ``[*B]``.
         old_value: the critic's prediction when the data was collected, ``[*B]``; None: no clip.
         clip_value: the distance from ``old_value``, in units of value, positive.
-        loss_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
 
     Returns:
         The loss of each sample, ``[*B]``.
@@ -237,25 +235,45 @@ def value_loss(
         ValueError: the tensors' shapes differ, or the loss type is unknown.
 
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 9; the clip, Engstrom et al. 2020,
-    arXiv:2005.12729, sec. 3; smooth_l1, Huber 1964 at threshold one.
+    arXiv:2005.12729, sec. 3.
     """
     check_shape("value_loss", "value_target", value_target, "value", value)
-    loss = _distance(value, value_target, loss_type)
+    loss = distance_loss(value, value_target, loss_function)
     if old_value is None:
         return loss
     check_shape("value_loss", "old_value", old_value, "value", value)
     bound = as_scalar(clip_value, value)
     clipped = old_value + torch.clamp(value - old_value, min=-bound, max=bound)
-    return torch.maximum(loss, _distance(clipped, value_target, loss_type))
+    return torch.maximum(loss, distance_loss(clipped, value_target, loss_function))
 
 
-def _distance(prediction: Tensor, target: Tensor, loss_type: str) -> Tensor:
-    if loss_type == "l2":
-        return (prediction - target).square()
-    if loss_type == "l1":
-        return (prediction - target).abs()
-    if loss_type == "smooth_l1":
-        return torch.nn.functional.smooth_l1_loss(prediction, target, reduction="none")
+def distance_loss(value: Tensor, value_target: Tensor, loss_function: str = "l2") -> Tensor:
+    """The distance of a value from its target.
+
+        l2         (value - value_target)^2
+        l1         |value - value_target|
+        smooth_l1  d^2 / 2 where |d| < 1, else |d| - 1/2,   d = value - value_target
+
+    Args:
+        value: what learns, ``[*B]``.
+        value_target: what it should be, ``[*B]``.
+        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+
+    Returns:
+        The loss of each sample, ``[*B]``.
+
+    Raises:
+        ValueError: the tensors' shapes differ, or the loss function is unknown.
+
+    Reference: smooth_l1, Huber 1964 at threshold one.
+    """
+    check_shape("distance_loss", "value_target", value_target, "value", value)
+    if loss_function == "l2":
+        return (value - value_target).square()
+    if loss_function == "l1":
+        return (value - value_target).abs()
+    if loss_function == "smooth_l1":
+        return torch.nn.functional.smooth_l1_loss(value, value_target, reduction="none")
     raise ValueError(
-        f"value_loss: `loss_type` must be 'l1', 'l2' or 'smooth_l1', got '{loss_type}'"
+        f"distance_loss: `loss_function` must be 'l1', 'l2' or 'smooth_l1', got '{loss_function}'"
     )

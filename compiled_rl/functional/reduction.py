@@ -6,38 +6,60 @@ import torch
 from torch import Tensor
 
 from compiled_rl.functional.scalars import as_scalar, where_valid
-from compiled_rl.kernels.checks import check_mask
+from compiled_rl.kernels.checks import check_mask, check_shape
 
 
-def reduce(x: Tensor, mask: Optional[Tensor] = None, reduction: str = "mean") -> Tensor:
+def reduce(
+    x: Tensor,
+    mask: Optional[Tensor] = None,
+    reduction: str = "mean",
+    weight: Optional[Tensor] = None,
+) -> Tensor:
     """Reduce per-sample values over the valid ones.
 
-        none  x where valid, else 0
-        mean  sum of the valid x / max(number of the valid, 1)
-        sum   sum of the valid x
+        none  weight * x where valid, else 0
+        mean  sum of the valid weight * x / sum of the valid weights
+        sum   sum of the valid weight * x
+
+    Without weights they are one each.
 
     Args:
         x: ``[*B]``.
         mask: valid elements, bool ``[*B]``; None: all. What lies under it is never read.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        weight: of each element, at least 0, ``[*B]``, such as the importance weights of a
+            prioritised replay buffer; None: one.
 
     Returns:
         ``[*B]`` for ``"none"``, a scalar otherwise; the mean of no valid element is zero.
 
     Raises:
-        ValueError: the mask is not bool or of another shape, or the reduction is unknown.
+        ValueError: the mask is not bool, a shape is another, or the reduction is unknown.
 
-    Reference: none; the mean over valid steps is a convention of masked sequence losses.
+    Reference: Schaul et al. 2015, arXiv:1511.05952, sec. 3.4, for the weights; the mean over
+    valid steps is a convention of masked sequence losses.
     """
     check_mask("reduce", mask, "x", x)
     valid = where_valid(mask, x)
+    if weight is not None:
+        check_shape("reduce", "weight", weight, "x", x)
+        weight = where_valid(mask, weight)
+        valid = valid * weight
     if reduction == "none":
         return valid.clone()
     if reduction == "sum":
         return _sum(valid).to(x.dtype)
     if reduction == "mean":
-        return (_sum(valid) / count_valid(x, mask).clamp(min=1)).to(x.dtype)
+        return (_sum(valid) / _total_weight(x, mask, weight)).to(x.dtype)
     raise ValueError(f"reduce: `reduction` must be 'none', 'mean' or 'sum', got '{reduction}'")
+
+
+def _total_weight(x: Tensor, mask: Optional[Tensor], weight: Optional[Tensor]) -> Tensor:
+    """What a mean divides by; one if there is nothing."""
+    if weight is None:
+        return count_valid(x, mask).clamp(min=1)
+    total = _sum(weight)
+    return torch.where(total == 0, torch.ones_like(total), total)
 
 
 def count_valid(x: Tensor, mask: Optional[Tensor]) -> Tensor:

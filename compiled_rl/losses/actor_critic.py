@@ -395,12 +395,12 @@ class ActorCriticLoss(LossModule):
         assert value is not None
         assert target is not None
         outputs = {"explained_variance": explained_variance(value, target, mask)}
-        loss_type = self.loss_critic_type
+        kind = self.loss_critic_type
         if self.clip_value is None or steps.old_value is None:
-            loss = value_loss(value, target, loss_type=loss_type)
+            loss = value_loss(value, target, loss_function=kind)
         else:
             bound, moved = self.clip_value, value.detach() - steps.old_value
-            loss = value_loss(value, target, steps.old_value, bound, loss_type)
+            loss = value_loss(value, target, steps.old_value, bound, kind)
             outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
         outputs[self.critic_output] = reduce(weight * loss, mask, self.reduction)
         return outputs

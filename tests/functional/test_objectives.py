@@ -149,8 +149,8 @@ def test_a_single_element_is_not_standardized():
     ("call", "sentence"),
     [
         (
-            lambda x: F.value_loss(x, x, loss_type="l3"),
-            "value_loss: `loss_type` must be 'l1', 'l2' or 'smooth_l1', got 'l3'",
+            lambda x: F.value_loss(x, x, loss_function="l3"),
+            "distance_loss: `loss_function` must be 'l1', 'l2' or 'smooth_l1', got 'l3'",
         ),
         (
             lambda x: F.reduce(x, None, "max"),

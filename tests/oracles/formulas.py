@@ -87,16 +87,20 @@ def distance(d, kind):
     return d * d / 2 if abs(d) < 1 else abs(d) - 0.5
 
 
-def value_loss(value, value_target, old_value=None, clip_value=0.2, loss_type="smooth_l1"):
+def value_loss(value, value_target, old_value=None, clip_value=0.2, loss_function="smooth_l1"):
     out = []
     olds = [None] * len(value) if old_value is None else old_value.tolist()
     for (v, target), old in zip(rows(value, value_target), olds, strict=True):
-        loss = distance(v - target, loss_type)
+        loss = distance(v - target, loss_function)
         if old is not None:
             near = old + min(max(v - old, -clip_value), clip_value)
-            loss = max(loss, distance(near - target, loss_type))
+            loss = max(loss, distance(near - target, loss_function))
         out.append(loss)
     return (out,)
+
+
+def distance_loss(value, value_target, loss_function="l2"):
+    return ([distance(v - target, loss_function) for v, target in rows(value, value_target)],)
 
 
 def normal_log_prob(action, loc, scale):
@@ -407,12 +411,14 @@ def standardize(x, mask=None, exclude_dims=None):
     return ([(v - m) / s if k else 0.0 for v, k in zip(x.tolist(), keep, strict=True)],)
 
 
-def reduce(x, mask=None, reduction="mean"):
+def reduce(x, mask=None, reduction="mean", weight=None):
+    weights = [1.0] * len(x) if weight is None else weight.tolist()
+    keep = [True] * len(x) if mask is None else mask.tolist()
+    terms = [w * v if k else 0.0 for v, w, k in zip(x.tolist(), weights, keep, strict=True)]
     if reduction == "none":
-        keep = [True] * len(x) if mask is None else mask.tolist()
-        return ([v if k else 0.0 for v, k in zip(x.tolist(), keep, strict=True)],)
-    values = kept(x, mask)
-    return (sum(values) if reduction == "sum" else mean_of(values),)
+        return (terms,)
+    total = sum(w for w, k in zip(weights, keep, strict=True) if k)
+    return (sum(terms) if reduction == "sum" else sum(terms) / (total or 1.0),)
 
 
 def explained_variance(value, value_target, mask=None):
