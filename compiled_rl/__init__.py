@@ -25,6 +25,9 @@ _HOME = {
     "Policy": "compiled_rl.modules",
     "ValueHead": "compiled_rl.modules",
     "ObservationNormalizer": "compiled_rl.modules",
+    "HardUpdate": "compiled_rl.training",
+    "SoftUpdate": "compiled_rl.training",
+    "TargetNetUpdater": "compiled_rl.training",
     "UpdateStep": "compiled_rl.training",
 }
 _FOLDERS = ("functional", "modules", "estimators", "losses", "training", "export")

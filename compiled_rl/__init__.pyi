@@ -22,4 +22,7 @@ from compiled_rl.losses import ReinforceLoss as ReinforceLoss
 from compiled_rl.modules import ObservationNormalizer as ObservationNormalizer
 from compiled_rl.modules import Policy as Policy
 from compiled_rl.modules import ValueHead as ValueHead
+from compiled_rl.training import HardUpdate as HardUpdate
+from compiled_rl.training import SoftUpdate as SoftUpdate
+from compiled_rl.training import TargetNetUpdater as TargetNetUpdater
 from compiled_rl.training import UpdateStep as UpdateStep

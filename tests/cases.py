@@ -366,8 +366,12 @@ CASES = [
         scalars=_RATE,
     ),
     _case("soft_update", _COPY, ("target", "source"), scalars={"tau": 0.3}),
-    _case("hard_update due", _COPY, ("target", "source"), scalars={"counter": 7.0, "interval": 7.0}),
-    _case("hard_update early", _COPY, ("target", "source"), scalars={"counter": 6.0, "interval": 7.0}),
+    _case(
+        "hard_update due", _COPY, ("target", "source"), scalars={"counter": 7.0, "interval": 7.0}
+    ),
+    _case(
+        "hard_update early", _COPY, ("target", "source"), scalars={"counter": 6.0, "interval": 7.0}
+    ),
     *[
         _case(name, _of("uniform", "B", "fraction"), ("fraction",), scalars=_ENDS)
         for name in ("linear_schedule", "exponential_schedule", "cosine_schedule")

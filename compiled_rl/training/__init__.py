@@ -1,7 +1,17 @@
-"""The update step, rollouts and checkpoints."""
+"""The update step, target networks, rollouts and checkpoints."""
 
 from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
 from compiled_rl.training.rollout import Collector
+from compiled_rl.training.targets import HardUpdate, SoftUpdate, TargetNetUpdater
 from compiled_rl.training.update import UpdateStep, make_update
 
-__all__ = ["Collector", "UpdateStep", "load_checkpoint", "make_update", "save_checkpoint"]
+__all__ = [
+    "Collector",
+    "HardUpdate",
+    "SoftUpdate",
+    "TargetNetUpdater",
+    "UpdateStep",
+    "load_checkpoint",
+    "make_update",
+    "save_checkpoint",
+]
