@@ -94,8 +94,9 @@ class TargetNetUpdater:
             The next ``targets``.
         """
         sources = {
-            pair.target: params.get(pair.source, at(pair.source_place)).detach()
-            for pair in self._pairs
+            # Not `get`: of a default that is not needed, a graph would be guarded for nothing.
+            p.target: params[p.source] if p.source in params else at(p.source_place).detach()
+            for p in self._pairs
         }
         return self._moved(targets, sources)
 
