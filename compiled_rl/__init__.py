@@ -26,9 +26,15 @@ _HOME = {
     "ValueEstimatorBase": "compiled_rl.estimators",
     "ValueEstimators": "compiled_rl.estimators",
     "default_value_kwargs": "compiled_rl.estimators",
+    "hold_out_net": "compiled_rl.adapters.hold_out",
+    "hold_out_params": "compiled_rl.adapters.hold_out",
+    "next_state_value": "compiled_rl.adapters.hold_out",
     "Policy": "compiled_rl.modules",
     "ValueHead": "compiled_rl.modules",
     "ObservationNormalizer": "compiled_rl.modules",
+    "HardUpdate": "compiled_rl.training",
+    "SoftUpdate": "compiled_rl.training",
+    "TargetNetUpdater": "compiled_rl.training",
     "UpdateStep": "compiled_rl.training",
 }
 _FOLDERS = ("functional", "modules", "estimators", "losses", "training", "export")

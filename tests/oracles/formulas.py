@@ -512,3 +512,12 @@ def cosine_schedule(fraction, start, end):
     """By the half angle: the share of ``start`` that is left is a squared cosine."""
     left = [math.cos(math.pi * f / 2) ** 2 for f in fraction.tolist()]
     return ([x * start + (1 - x) * end for x in left],)
+
+
+def soft_update(target, source, tau):
+    pairs = rows(target, source)
+    return ([[(1 - tau) * t + tau * s for t, s in zip(*pair, strict=True)] for pair in pairs],)
+
+
+def hard_update(target, source, counter, interval):
+    return (source.tolist() if counter == interval else target.tolist(),)
