@@ -20,6 +20,8 @@ from compiled_rl.losses import A2CLoss as A2CLoss
 from compiled_rl.losses import ClipPPOLoss as ClipPPOLoss
 from compiled_rl.losses import DDPGLoss as DDPGLoss
 from compiled_rl.losses import DiscreteSACLoss as DiscreteSACLoss
+from compiled_rl.losses import DistributionalDQNLoss as DistributionalDQNLoss
+from compiled_rl.losses import DQNLoss as DQNLoss
 from compiled_rl.losses import KLPENPPOLoss as KLPENPPOLoss
 from compiled_rl.losses import LossModule as LossModule
 from compiled_rl.losses import PPOLoss as PPOLoss
@@ -28,6 +30,7 @@ from compiled_rl.losses import SACLoss as SACLoss
 from compiled_rl.losses import TD3Loss as TD3Loss
 from compiled_rl.modules import ObservationNormalizer as ObservationNormalizer
 from compiled_rl.modules import Policy as Policy
+from compiled_rl.modules import QPolicy as QPolicy
 from compiled_rl.modules import ValueHead as ValueHead
 from compiled_rl.training import HardUpdate as HardUpdate
 from compiled_rl.training import SoftUpdate as SoftUpdate
