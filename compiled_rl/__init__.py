@@ -22,6 +22,7 @@ _HOME = {
     "ValueEstimatorBase": "compiled_rl.estimators",
     "ValueEstimators": "compiled_rl.estimators",
     "default_value_kwargs": "compiled_rl.estimators",
+    "distance_loss": "compiled_rl.adapters.torchrl",
     "Policy": "compiled_rl.modules",
     "ValueHead": "compiled_rl.modules",
     "ObservationNormalizer": "compiled_rl.modules",

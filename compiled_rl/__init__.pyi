@@ -4,6 +4,7 @@ from compiled_rl import functional as functional
 from compiled_rl import losses as losses
 from compiled_rl import modules as modules
 from compiled_rl import training as training
+from compiled_rl.adapters.torchrl import distance_loss as distance_loss
 from compiled_rl.estimators import GAE as GAE
 from compiled_rl.estimators import MultiAgentGAE as MultiAgentGAE
 from compiled_rl.estimators import TD0Estimator as TD0Estimator
