@@ -9,6 +9,7 @@ from importlib import import_module
 _HOME = {
     "A2CLoss": "compiled_rl.losses",
     "ClipPPOLoss": "compiled_rl.losses",
+    "DDPGLoss": "compiled_rl.losses",
     "KLPENPPOLoss": "compiled_rl.losses",
     "LossModule": "compiled_rl.losses",
     "PPOLoss": "compiled_rl.losses",

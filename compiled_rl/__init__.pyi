@@ -16,6 +16,7 @@ from compiled_rl.estimators import VTrace as VTrace
 from compiled_rl.estimators import default_value_kwargs as default_value_kwargs
 from compiled_rl.losses import A2CLoss as A2CLoss
 from compiled_rl.losses import ClipPPOLoss as ClipPPOLoss
+from compiled_rl.losses import DDPGLoss as DDPGLoss
 from compiled_rl.losses import KLPENPPOLoss as KLPENPPOLoss
 from compiled_rl.losses import LossModule as LossModule
 from compiled_rl.losses import PPOLoss as PPOLoss

@@ -4,20 +4,24 @@ from compiled_rl.adapters.dispatch import Data, given, output_type, read, write
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, keyword, unique
 from compiled_rl.adapters.keyed import KeyedModule
 from compiled_rl.adapters.masks import select_valid
-from compiled_rl.adapters.plain import HeadForm, PlainForm
-from compiled_rl.adapters.policy import PlainPolicy
+from compiled_rl.adapters.plain import EnsembleForm, HeadForm, PlainForm
+from compiled_rl.adapters.policy import PlainActor, PlainPolicy, deterministic_actor, is_policy
 
 __all__ = [
     "Data",
+    "EnsembleForm",
     "Field",
     "HeadForm",
     "Key",
     "KeyedModule",
+    "PlainActor",
     "PlainForm",
     "PlainPolicy",
     "describe",
+    "deterministic_actor",
     "given",
     "in_next",
+    "is_policy",
     "keyword",
     "output_type",
     "read",

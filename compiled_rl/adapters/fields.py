@@ -16,14 +16,16 @@ class Field(NamedTuple):
         name: what ``set_keys`` calls it.
         key: where it is found by default; a tuple reads a nested entry.
         kind: ``input`` is read when its computation needs it, ``output`` is given in the order of
-            the table, ``metric`` is given too, but by name only (never in a tuple).
+            the table, ``metric`` is given too, but by name only (never in a tuple), ``written`` is
+            where the TensorDict of the call gets the metric that is called as its key is here,
+            ``computed`` is the key of a network's output, which is not read from the data.
         shape: in words.
         meaning: one line.
     """
 
     name: str
     key: Key
-    kind: Literal["input", "output", "metric"]
+    kind: Literal["input", "output", "metric", "written", "computed"]
     shape: str
     meaning: str
 
@@ -63,6 +65,6 @@ def describe(fields: Iterable[Field]) -> str:
     lines = ["", "    Fields (``name``, default key, shape, meaning):"]
     for field in fields:
         lines.append(
-            f"        {field.kind:6} ``{field.name}`` {field.key!r} {field.shape}: {field.meaning}"
+            f"        {field.kind:8} ``{field.name}`` {field.key!r} {field.shape}: {field.meaning}"
         )
     return "\n".join([*lines, "    "])

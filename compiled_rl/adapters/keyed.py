@@ -6,8 +6,8 @@ from torch import Tensor
 
 from compiled_rl.adapters.dispatch import Data, given, output_type
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, unique
-from compiled_rl.adapters.plain import PlainForm, RefusedForm
-from compiled_rl.modules import CoefficientModule
+from compiled_rl.adapters.plain import EnsembleForm, PlainForm, RefusedForm
+from compiled_rl.modules import CoefficientModule, Ensemble
 
 
 class KeyedModule(CoefficientModule):
@@ -53,7 +53,7 @@ class KeyedModule(CoefficientModule):
         """The class's name, with which every error begins."""
         return type(self).__name__
 
-    def networks(self) -> tuple[PlainForm, ...]:
+    def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
         """Make the plain forms of the networks that are evaluated."""
         raise NotImplementedError
 
@@ -83,7 +83,7 @@ class KeyedModule(CoefficientModule):
 
     def _outputs(self) -> list[Field]:
         """What this instance, as configured, computes."""
-        computed = [field for field in self.fields if field.kind != "input"]
+        computed = [field for field in self.fields if field.kind in ("output", "metric")]
         return [field for field in computed if field.name not in self.absent()]
 
     def select_out_keys(self, *names: str) -> Self:
@@ -161,25 +161,33 @@ class KeyedModule(CoefficientModule):
         entered = isinstance(default, tuple) and default[0] == "next"
         return in_next(key) if entered and parts[0] != "next" else key
 
-    def plain_critic(self, network: Any) -> PlainForm:
-        """The plain form of a critic, whose output must have the key of ``value``.
+    def plain_critic(
+        self, network: Any, name: str = "value", reads: tuple[Key, ...] = ("observation",)
+    ) -> Any:
+        """The plain form of a critic, whose output must have the key of the field ``name``.
 
         A critic's only output is the value, under whatever key, unless another key was set. Of
         several, a key that has yet to be set may say which is: without it, calls are refused.
 
+        Args:
+            network: a plain module, which reads ``reads``, a TensorDict module, or an ``Ensemble``.
+            name: of the field.
+            reads: keys.
+
         Raises:
             KeyError: it has no output of the key that was set.
         """
-        critic = PlainForm(network, self.tensor_keys["value"])
-        unset = self.tensor_keys["value"] == self.default_keys["value"]
+        form = EnsembleForm if isinstance(network, Ensemble) else PlainForm
+        critic = form(network, self.tensor_keys[name], reads)
+        unset = self.tensor_keys[name] == self.default_keys[name]
         if unset and len(critic.out_keys) == 1:
-            self.default_keys["value"] = critic.out_keys[0]
-            self.tensor_keys = self.tensor_keys | {"value": critic.out_keys[0]}
-        if self.tensor_keys["value"] in critic.out_keys:
-            critic.keep([self.tensor_keys["value"]])
+            self.default_keys[name] = critic.out_keys[0]
+            self.tensor_keys = self.tensor_keys | {name: critic.out_keys[0]}
+        if self.tensor_keys[name] in critic.out_keys:
+            critic.keep([self.tensor_keys[name]])
             return critic
         why = (
-            f"{self.name}: the key {self.tensor_keys['value']!r} for `value` must be an output "
+            f"{self.name}: the key {self.tensor_keys[name]!r} for `{name}` must be an output "
             f"of the critic, whose outputs are {list(critic.out_keys)}"
         )
         if unset:

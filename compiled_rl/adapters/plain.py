@@ -9,33 +9,41 @@ from torch import Tensor, nn
 from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
 from compiled_rl.adapters.steps import START, Step, inputs_of, plain_step, policy_step
-from compiled_rl.modules import Policy
+from compiled_rl.modules import Ensemble, Policy
 from compiled_rl.modules.calls import call_with, slots_of
+from compiled_rl.modules.ensemble import over_members
 
 
 class PlainForm(nn.Module):
     """The steps of a network in order, over a dict of tensors; intermediates stay in it.
 
     It is held outside the module tree of its owner, which registers ``network`` itself.
+
+    Args:
+        network: a plain module, a ``Policy``, or a TensorDict module.
+        out_key: what a plain module gives.
+        reads: what a plain module reads, unless ``Reads`` says otherwise.
     """
 
-    def __init__(self, network: nn.Module, out_key: Key) -> None:
+    def __init__(
+        self, network: nn.Module, out_key: Key, reads: tuple[Key, ...] = ("observation",)
+    ) -> None:
         super().__init__()
         self.network = network
-        self.out_key = out_key
+        self.out_key, self.reads = out_key, reads
         self._all = self.find_steps()
         self._slots = slots_of(self)
         self._take(self._all)
 
     def find_steps(self) -> list[Step]:
-        """The network's calls; a plain module reads ``observation`` and gives ``out_key``."""
+        """The network's calls."""
         if isinstance(self.network, Policy):
             return [policy_step(self.network)]
         if hasattr(self.network, "in_keys"):
             from compiled_rl.adapters.tensordict import steps_of
 
             return steps_of(self.network)
-        return [plain_step(self.network, (self.out_key,))]
+        return [plain_step(self.network, (self.out_key,), self.reads)]
 
     def _take(self, steps: list[Step]) -> None:
         self.steps = steps
@@ -58,6 +66,12 @@ class PlainForm(nn.Module):
         """The parameters of the steps that are made; of others the network may have more."""
         modules = [step.module for step in self.steps if isinstance(step.module, nn.Module)]
         return {parameter for module in modules for parameter in module.parameters()}
+
+    def shared_with(self, network: nn.Module) -> frozenset[str]:
+        """The names that another network has for parameters of the steps that are made."""
+        used = self.used()
+        named = network.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, parameter in named if parameter in used)
 
     def forward(self, data: Data) -> Data:
         """``data`` and what the network computes from it."""
@@ -130,6 +144,64 @@ class PlainForm(nn.Module):
                 f"a submodule of {type(self.network).__name__} was replaced or hooked after the "
                 "loss was made; make the loss again"
             )
+
+
+class EnsembleForm:
+    """The plain form of an ``Ensemble``: what its members compute of the same data, stacked.
+
+    Called like a ``PlainForm``, but gives what is computed, ``[N, *B, ...]`` each, and not the
+    data.
+
+    Args:
+        ensemble: of networks of any kind that has a plain form.
+        out_key: see ``PlainForm``.
+        reads: see ``PlainForm``.
+    """
+
+    def __init__(self, ensemble: Ensemble, out_key: Key, reads: tuple[Key, ...]) -> None:
+        self.ensemble = ensemble
+        self.member = PlainForm(ensemble.network, out_key, reads)
+        self.optional, self.out_keys = self.member.optional, self.member.out_keys
+
+    @property
+    def in_keys(self) -> tuple[Key, ...]:
+        """What the members read."""
+        return self.member.in_keys
+
+    def keep(self, keys: Iterable[Key]) -> None:
+        """See ``PlainForm.keep``."""
+        self.member.keep(keys)
+
+    def check_fresh(self) -> None:
+        """See ``PlainForm.check_fresh``."""
+        self.member.check_fresh()
+
+    def __call__(self, data: Data) -> Data:
+        """What the members compute."""
+        return self._over(self.ensemble.members(), {}, data)
+
+    def detached(self, data: Data) -> Data:
+        """The same with the parameters held out: no gradient reaches them, inputs keep theirs."""
+        stacked = {name: x.detach() for name, x in self.ensemble.members().items()}
+        return self._over(stacked, self._shared(), data)
+
+    def without_shared(self, data: Data) -> Data:
+        """The same with what the members share held out."""
+        return self._over(self.ensemble.members(), self._shared(), data)
+
+    def _shared(self) -> dict[str, Tensor]:
+        return {name: x.detach() for name, x in self.ensemble.shared().items()}
+
+    def _over(self, members: dict[str, Tensor], others: dict[str, Tensor], data: Data) -> Data:
+        def one(own: dict[str, Tensor]) -> Data:
+            named = {f"network.{name}": x for name, x in {**own, **others}.items()}
+            found: Data = call_with(self.member, self.member._slots, named, data)
+            return {key: found[key] for key in self.out_keys}
+
+        if not torch.compiler.is_compiling():
+            self.check_fresh()
+        out: Data = over_members(members, one)
+        return out
 
 
 class RefusedForm(PlainForm):

@@ -42,6 +42,7 @@ class PlainPolicy(PlainForm):
     """The plain form of a policy: its calls end in the parameters of independent heads."""
 
     param_keys: tuple[Key, ...] = ()  # until they are known
+    action_keys: tuple[Key, ...] = ()
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, "")
@@ -152,6 +153,56 @@ class PlainPolicy(PlainForm):
         """Of one head: one noise a sample, stacked along the last axis; drawn if not given."""
         name = f"{quantity}_noise"
         return name if len(self.heads) == 1 else joined(name, head.action_key)
+
+
+class PlainActor(PlainPolicy):
+    """The plain form of a policy that acts: deterministically, or from given noise."""
+
+    def _take(self, steps: list[Step]) -> None:
+        super()._take(steps)
+        self.out_keys = unique([*self.out_keys, *self.action_keys])
+
+    def forward(self, data: Data) -> Data:
+        """``data``, what the network computes from it, and the deterministic action."""
+        found = super().forward(data)
+        return found | {
+            head.action_key: head.family.mode(head.params(found)) for head in self.heads
+        }
+
+    def sample(self, data: Data, noise: Sequence[Tensor]) -> tuple[Data, Tensor]:
+        """``data`` with sampled actions, and their log-probability ``[*B]``.
+
+        Args:
+            data: what the network reads.
+            noise: of each head, as its family draws it.
+        """
+        found = PlainPolicy.forward(self, data)
+        actions, log_probs = dict[Key, Tensor](), list[Tensor]()
+        for head, x in zip(self.heads, noise, strict=True):
+            action, log_prob = head.family.sample_with_log_prob(head.params(found), x)
+            actions[head.action_key] = action
+            log_probs.append(log_prob)
+        return found | actions, _summed(log_probs)
+
+
+def deterministic_actor(network: nn.Module, action_key: Key) -> PlainForm:
+    """The plain form of an actor that gives its deterministic action.
+
+    It is a plain module from ``observation`` to ``action_key``, a TensorDict module, or a policy,
+    whose action is the mode of its distribution.
+    """
+    return PlainActor(network) if is_policy(network) else PlainForm(network, action_key)
+
+
+def is_policy(network: nn.Module) -> bool:
+    """Whether it has a distribution over actions."""
+    if isinstance(network, Policy) or _gives_distribution(network):
+        return True
+    if not hasattr(network, "in_keys"):
+        return False
+    from compiled_rl.adapters.tensordict import has_distribution
+
+    return has_distribution(network)
 
 
 def heads_of(network: nn.Module, out_keys: tuple[Key, ...]) -> Heads:

@@ -80,9 +80,11 @@ def policy_step(policy: Policy) -> Step:
     return plain_step(policy.network, policy.family.param_names)
 
 
-def plain_step(network: nn.Module, out_keys: tuple[Key, ...]) -> Step:
-    """The call of a plain module, of ``observation`` or of what ``Reads`` says."""
-    in_keys = network.keys if isinstance(network, Reads) else ("observation",)
+def plain_step(
+    network: nn.Module, out_keys: tuple[Key, ...], in_keys: tuple[Key, ...] = ("observation",)
+) -> Step:
+    """The call of a plain module, of ``in_keys`` or of what ``Reads`` says."""
+    in_keys = network.keys if isinstance(network, Reads) else in_keys
     return Step(network, in_keys, out_keys)
 
 

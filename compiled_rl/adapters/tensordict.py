@@ -155,6 +155,11 @@ def _step(leaf: nn.Module) -> Step:
     return CalledStep(leaf)
 
 
+def has_distribution(network: nn.Module) -> bool:
+    """Whether it ends in a distribution."""
+    return isinstance(_leaves(network)[-1], ProbabilisticTensorDictModule)
+
+
 def tensordict_heads(network: nn.Module, out_keys: tuple[Key, ...]) -> Heads:
     """The heads of the distribution with which a TensorDict policy ends.
 

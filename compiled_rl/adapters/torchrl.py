@@ -48,4 +48,5 @@ def distance_loss(v1: Tensor, v2: Tensor, loss_function: str, strict_shape: bool
             "distance_loss: `loss_function` must be 'l1', 'l2' or 'smooth_l1', "
             f"got {loss_function!r}"
         )
-    return functional.distance_loss(*torch.broadcast_tensors(v1, v2), loss_function)
+    shape = torch.broadcast_shapes(v1.shape, v2.shape)
+    return functional.distance_loss(v1.expand(shape), v2.expand(shape), loss_function)

@@ -352,6 +352,28 @@ class ValueEstimatorBase(KeyedModule):
             output = self.estimate(steps)
         return output, None if steps.mask is None else steps.mask.reshape(log_prob.shape)
 
+    def target_within(
+        self, data: Data, batch: int, next_value: Tensor, mask: Optional[Tensor]
+    ) -> Tensor:
+        """The value target, for a loss that values the states entered by itself.
+
+        Args:
+            data: what the loss read, by key; a copy of a valid step where ``mask`` forbids.
+            batch: how many batch axes it has; a single step without any is a batch of one.
+            next_value: of the states entered, as many as there are rewards.
+            mask: valid steps, bool, as many.
+
+        Returns:
+            As ``next_value``.
+        """
+        reward, batch = self.require(data, "reward"), max(batch, 1)
+        axes = time_among(self.name, batch, self.time_within(batch, reward))
+        valid = None if mask is None else mask.reshape(reward.shape)
+        with self._gradients():
+            values = Values(None, next_value.detach().reshape(reward.shape))
+            target = self.target(self._steps(data, axes, values, None, valid))
+        return target.reshape(next_value.shape)
+
     def time_within(self, batch: int, value: Tensor) -> Optional[int]:
         """The time axis for a loss of so many batch axes; None: the last."""
         return self.time_dim

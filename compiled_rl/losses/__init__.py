@@ -2,6 +2,8 @@
 
 from compiled_rl.losses.a2c import A2CLoss
 from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.ddpg import DDPGLoss
+from compiled_rl.losses.off_policy import OffPolicyLoss
 from compiled_rl.losses.ppo import PPOLoss
 from compiled_rl.losses.ppo_clip import ClipPPOLoss
 from compiled_rl.losses.ppo_kl_penalty import KLPENPPOLoss
@@ -10,8 +12,10 @@ from compiled_rl.losses.reinforce import ReinforceLoss
 __all__ = [
     "A2CLoss",
     "ClipPPOLoss",
+    "DDPGLoss",
     "KLPENPPOLoss",
     "LossModule",
+    "OffPolicyLoss",
     "PPOLoss",
     "ReinforceLoss",
 ]

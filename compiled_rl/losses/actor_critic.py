@@ -260,15 +260,9 @@ class ActorCriticLoss(LossModule):
         critic = self.plain_critic(self.critic_network)
         self._actor.keep((*self._actor.param_keys, *critic.in_keys))
         object.__setattr__(self, "_critic", critic)
-        self._shared = self._find_shared() if self.separate_losses else None
+        separate = self.separate_losses
+        self._shared = self._actor.shared_with(self.critic_network) if separate else None
         return self._actor, critic
-
-    def _find_shared(self) -> frozenset[str]:
-        """The critic's names of the parameters that the policy depends on, too."""
-        assert self.critic_network is not None
-        actors = self._actor.used()
-        named = self.critic_network.named_parameters(remove_duplicate=False)
-        return frozenset(name for name, parameter in named if parameter in actors)
 
     def other_keys(self) -> tuple[Key, ...]:
         """The masks, and the noise of entropies without a formula."""

@@ -94,12 +94,10 @@ def check_actor(owner: str, actor: Any) -> nn.Module:
     return actor
 
 
-def check_distance(owner: str, kind: Any) -> Any:
+def check_distance(owner: str, kind: Any, argument: str = "loss_critic_type") -> Any:
     """A kind of distance between values."""
     if kind not in ("l1", "l2", "smooth_l1"):
-        raise ValueError(
-            f"{owner}: `loss_critic_type` must be 'l1', 'l2' or 'smooth_l1', got {kind!r}"
-        )
+        raise ValueError(f"{owner}: `{argument}` must be 'l1', 'l2' or 'smooth_l1', got {kind!r}")
     return kind
 
 

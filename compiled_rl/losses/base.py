@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Literal, Optional, Self
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Generator, Size, Tensor, nn
 
 from compiled_rl.adapters import (
     Data,
@@ -11,11 +11,13 @@ from compiled_rl.adapters import (
     KeyedModule,
     PlainForm,
     given,
+    keyword,
     read,
     select_valid,
     unique,
     write,
 )
+from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.masks import beside
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 from compiled_rl.estimators.axes import named_time
@@ -33,8 +35,8 @@ class LossModule(ConvertedNetworks, KeyedModule):
 
     A subclass declares ``fields``, registers its networks as ordinary attributes, makes their
     plain forms in ``networks``, calls ``wire`` at the end of its constructor, and computes its
-    named outputs in ``evaluate``. An update minimises the sum of the outputs called ``loss_…``;
-    all others are detached.
+    named outputs in ``evaluate``. An update minimises the sum of those that are ``minimised``; all
+    others are detached.
 
     Or, as a loss for TorchRL is written, it declares no ``fields``: it gives its networks to
     ``convert_to_functional``, makes its estimator in a ``make_value_estimator`` of its own, and has
@@ -54,6 +56,7 @@ class LossModule(ConvertedNetworks, KeyedModule):
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("reduction",)
+    settable: ClassVar[tuple[str, ...]] = ("input", "written", "computed")
     default_value_estimator: ClassVar[Optional[ValueEstimators]] = None
 
     def __init__(
@@ -156,20 +159,24 @@ class LossModule(ConvertedNetworks, KeyedModule):
             TypeError: ``value_type`` or a hyper-parameter is nothing of the kind.
             ValueError: a hyper-parameter is out of its range, or the estimator has another critic.
         """
-        critic = self.critic()
-        if critic is None:
-            raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
         value_type = self.default_value_estimator if value_type is None else value_type
         estimator = make_estimator(value_type, hyperparams)
         home = self.device_of_coefficients()
         if estimator is not value_type and home is not None:
             estimator.settle(home)
-        value_key = self._keys_of_estimator(estimator).get("value")
-        estimator.lend(critic, getattr(self, "actor_network", None), value_key)
+        self.take_estimator(estimator)
         self._value_estimator = estimator
         self.value_type = type(estimator) if value_type is estimator else value_type
         self.wire()
         return self
+
+    def take_estimator(self, estimator: ValueEstimatorBase) -> None:
+        """Lend the critic to the estimator that was chosen, or refuse it."""
+        critic = self.critic()
+        if critic is None:
+            raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
+        value_key = self._keys_of_estimator(estimator).get("value")
+        estimator.lend(critic, getattr(self, "actor_network", None), value_key)
 
     def device_of_coefficients(self) -> Optional[torch.device]:
         """Where this loss has its coefficients, if it has any."""
@@ -181,7 +188,11 @@ class LossModule(ConvertedNetworks, KeyedModule):
         super().wire()
         if self._value_estimator is not None:
             self._value_estimator.set_keys(**self._keys_of_estimator(self._value_estimator))
-            self.in_keys = unique([*self.in_keys, *self._value_estimator.in_keys])
+            self.in_keys = unique([*self.in_keys, *self.keys_for(self._value_estimator)])
+
+    def keys_for(self, estimator: ValueEstimatorBase) -> tuple[Key, ...]:
+        """What is read for the estimator."""
+        return estimator.in_keys
 
     def _keys_of_estimator(self, estimator: ValueEstimatorBase) -> dict[str, Key]:
         """The keys that this loss has set, now or before; others are the estimator's own."""
@@ -201,7 +212,8 @@ class LossModule(ConvertedNetworks, KeyedModule):
         """The outputs, in the form in which the inputs came.
 
         Args:
-            tensordict: a TensorDict, or a mapping by key or by keyword; nothing is written to it.
+            tensordict: a TensorDict, or a mapping by key or by keyword. Nothing is written to it
+                but a field of the kind ``written``, and that to a TensorDict only.
             **tensors: instead of it, the inputs by keyword; ``("next", "reward")`` is
                 ``next_reward``.
 
@@ -213,8 +225,25 @@ class LossModule(ConvertedNetworks, KeyedModule):
         data = read(self.name, self.in_keys, tensordict, tensors)
         self._check_time(tensordict, data)
         computed = self.evaluate(data)
+        self.write_back(tensordict, computed)
         outputs = {name: computed[name] for name in self._given}
         return write(self.name, tensordict, outputs, self.output_names, self._nested)
+
+    def write_back(self, source: Any, computed: dict[str, Tensor]) -> None:
+        """Set what the caller's TensorDict is to hold."""
+        for field in self.fields:
+            if field.kind == "written" and is_tensordict(source):
+                source.set(self.tensor_keys[field.name], computed[keyword(field.key)])
+
+    @property
+    def minimised(self) -> tuple[str, ...]:
+        """The outputs whose sum an update minimises: those called ``loss`` or ``loss_...``."""
+        names = [field.name for field in self._outputs()]
+        return tuple(name for name in names if name == "loss" or name.startswith("loss_"))
+
+    def draw_noise(self, data: Data, generator: Optional[Generator] = None) -> Data:
+        """What ``forward`` would draw for these data if it were not given, by key."""
+        return {}
 
     def _check_time(self, source: Any, data: Data) -> None:
         """Refuse sequences whose time is another axis than the estimator will take."""

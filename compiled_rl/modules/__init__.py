@@ -1,6 +1,7 @@
 """Plain ``nn.Module`` building blocks: policies, families, heads, normalisers."""
 
 from compiled_rl.modules.coefficients import CoefficientModule
+from compiled_rl.modules.ensemble import Ensemble
 from compiled_rl.modules.families import (
     Bernoulli,
     Categorical,
@@ -41,6 +42,7 @@ __all__ = [
     "CoefficientModule",
     "Composite",
     "Deterministic",
+    "Ensemble",
     "Family",
     "FromDistribution",
     "Independent",

@@ -1,14 +1,11 @@
 """A loss that was written for TorchRL's ``LossModule`` runs on ours, with other imports only."""
 
-import copy
-import pickle
 from typing import Any
 
 import pytest
 import torch
 
 import compiled_rl
-from compiled_rl.testing import assert_compiles_once, count_graphs
 from tests.losses.parity import TOLERANCE
 from tests.losses.tutorial import PEER, ddpg_loss, networks, trajectories
 

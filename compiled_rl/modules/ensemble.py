@@ -1,0 +1,128 @@
+"""Several networks of one architecture as one, whose parameters are stacked."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from compiled_rl.modules.calls import call_with, slots_of
+
+
+class Ensemble(nn.Module):
+    """``N`` networks of one architecture, evaluated together.
+
+        output[n] = network_n(inputs)
+
+    Their parameters are stacked along a new first axis and keep their names, under ``network.``;
+    one call evaluates all members by ``torch.func.vmap``. A parameter that is held out of the
+    stack (``shared``) is one for all members.
+
+    Args:
+        networks: one architecture, at least one; they are copied.
+        shared: parameters of the first one that all members use as they are, and that are not
+            copied.
+
+    Raises:
+        ValueError: there is no network, or a parameter's name or shape is not that of the first's.
+
+    Reference: Lakshminarayanan et al. 2017, arXiv:1612.01474, for independent members.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], shared: Sequence[nn.Parameter] = ()) -> None:
+        super().__init__()
+        self.size = len(networks)
+        _check(networks)
+        self.network = copy.deepcopy(networks[0], {id(p): p for p in shared})
+        self._stack(networks, set(shared))
+        self._slots = slots_of(self.network)
+
+    @classmethod
+    def resampled(
+        cls, network: nn.Module, size: int, shared: Sequence[nn.Parameter] = ()
+    ) -> "Ensemble":
+        """Members whose parameters are drawn anew, uniformly in the range of the network's own.
+
+        Args:
+            network: of which the architecture, the ranges and the buffers are taken.
+            size: how many members, at least 1.
+            shared: see the class.
+        """
+        ensemble = cls([network] * size, shared)
+        for name, stacked in ensemble.members().items():
+            own = network.get_parameter(name) if stacked.requires_grad else None
+            if own is not None:
+                stacked.data.uniform_(float(own.min()), float(own.max()))
+        return ensemble
+
+    def _stack(self, networks: Sequence[nn.Module], shared: set[nn.Parameter]) -> None:
+        """Put the stack of all members' tensors in the place of each tensor of the first."""
+        sources = [dict(_tensors(network)) for network in networks]
+        names: list[str] = []
+        made: dict[Tensor, Tensor] = {}
+        for path, module in self.network.named_modules():
+            for slots in (module._parameters, module._buffers):
+                for name, own in list(slots.items()):
+                    if own is None or own in shared:
+                        continue
+                    full = f"{path}.{name}" if path else name
+                    if own not in made:
+                        made[own] = _stacked([source[full] for source in sources])
+                        names.append(full)
+                    slots[name] = made[own]
+        self._names = tuple(names)
+
+    def members(self) -> dict[str, Tensor]:
+        """The stacked tensors by name, those of this very call under a functional call."""
+        named = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        return {name: named[name] for name in self._names}
+
+    def shared(self) -> dict[str, nn.Parameter]:
+        """The parameters that are one for all members, by name."""
+        named = self.network.named_parameters()
+        return {name: x for name, x in named if name not in self._names}
+
+    def forward(self, *inputs: Any) -> Any:
+        """What each member returns for the same inputs, stacked: ``[N, ...]``."""
+        return over_members(self.members(), lambda own: self._member(own, *inputs))
+
+    def _member(self, own: Mapping[str, Tensor], *inputs: Any) -> Any:
+        return call_with(self.network, self._slots, own, *inputs)
+
+    def extra_repr(self) -> str:
+        """The number of members."""
+        return f"size={self.size}"
+
+
+def over_members(members: Mapping[str, Tensor], call: Callable[[Any], Any]) -> Any:
+    """``call`` with the tensors of each member; what it returns is stacked."""
+    return vmap(call, randomness="different")(dict(members))
+
+
+def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
+    parameters = network.named_parameters(remove_duplicate=False)
+    return [*parameters, *network.named_buffers(remove_duplicate=False)]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    stack = torch.stack([x.detach() for x in tensors])
+    first = tensors[0]
+    if not isinstance(first, nn.Parameter):
+        return stack
+    return nn.Parameter(stack, requires_grad=first.requires_grad)
+
+
+def _check(networks: Sequence[nn.Module]) -> None:
+    if not networks:
+        raise ValueError("Ensemble: `networks` must be at least one, got none")
+    first = {name: x.shape for name, x in _tensors(networks[0])}
+    for k, network in enumerate(networks):
+        shapes = {name: x.shape for name, x in _tensors(network)}
+        if shapes != first:
+            differing = sorted(set(shapes.items()) ^ set(first.items()))
+            raise ValueError(
+                "Ensemble: `networks` must have one architecture, got other tensors in network "
+                f"{k}: {[(name, list(shape)) for name, shape in differing]}"
+            )
