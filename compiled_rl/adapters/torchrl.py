@@ -48,5 +48,5 @@ def distance_loss(v1: Tensor, v2: Tensor, loss_function: str, strict_shape: bool
             "distance_loss: `loss_function` must be 'l1', 'l2' or 'smooth_l1', "
             f"got {loss_function!r}"
         )
-    shape = torch.broadcast_shapes(v1.shape, v2.shape)
+    shape = torch.broadcast_shapes(v1.shape, v2.shape)  # type: ignore[no-untyped-call]
     return functional.distance_loss(v1.expand(shape), v2.expand(shape), loss_function)
