@@ -17,10 +17,12 @@ from compiled_rl.estimators import default_value_kwargs as default_value_kwargs
 from compiled_rl.losses import A2CLoss as A2CLoss
 from compiled_rl.losses import ClipPPOLoss as ClipPPOLoss
 from compiled_rl.losses import DDPGLoss as DDPGLoss
+from compiled_rl.losses import DiscreteSACLoss as DiscreteSACLoss
 from compiled_rl.losses import KLPENPPOLoss as KLPENPPOLoss
 from compiled_rl.losses import LossModule as LossModule
 from compiled_rl.losses import PPOLoss as PPOLoss
 from compiled_rl.losses import ReinforceLoss as ReinforceLoss
+from compiled_rl.losses import SACLoss as SACLoss
 from compiled_rl.modules import ObservationNormalizer as ObservationNormalizer
 from compiled_rl.modules import Policy as Policy
 from compiled_rl.modules import ValueHead as ValueHead

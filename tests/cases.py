@@ -7,10 +7,11 @@ import torch
 from torch import Generator, Tensor
 
 from compiled_rl import functional
-from tests.oracles import estimators, formulas
+from tests.oracles import action_values, estimators, formulas
 
 ACTIONS = 3
 NVEC = [2, 3]
+ORACLES = (estimators, formulas, action_values)
 
 
 class Case(NamedTuple):
@@ -71,6 +72,8 @@ def draw(kind: str, shape: list[int], dtype: torch.dtype, generator: Generator) 
     if kind == "one-hot":
         index = torch.randint(shape[-1], shape[:-1], generator=generator)
         return torch.nn.functional.one_hot(index, shape[-1]).to(dtype)
+    if kind == "probs":
+        return torch.randn(shape, generator=generator, dtype=dtype).softmax(-1)
     if kind == "uniform":
         return torch.rand(shape, generator=generator, dtype=dtype)
     normal = torch.randn(shape, generator=generator, dtype=dtype)
@@ -105,6 +108,7 @@ _HEADS = {"fixed": {"nvec": NVEC}}
 _RATIO = _of("normal", "B", "log_prob", "behavior_log_prob")
 _SURROGATE = _RATIO | _of("normal", "B", "advantage")
 _WEIGHTED = _SURROGATE | _of("normal", "B", "log_weight")
+_ATOMS = {"support": torch.linspace(-1.5, 2.0, ACTIONS, dtype=torch.float64)}
 _KL = {"kl": ("positive", "B")}
 _PROXIMAL = _RATIO | _of("normal", "B", "proximal_log_prob")
 _VALUES = _of("normal", "B", "value", "value_target")
@@ -120,14 +124,25 @@ def _case(
     function = name.split()[0]
     return Case(
         name,
-        getattr(functional, function),
-        getattr(estimators if hasattr(estimators, function) else formulas, function),
+        _CRITICS_LAST.get(function) or getattr(functional, function),
+        next(getattr(home, function) for home in ORACLES if hasattr(home, function)),
         inputs,
         differentiable,
         **others,
     )
 
 
+def soft_value(action_value: Tensor, log_prob: Tensor, alpha: float = 1.0) -> Tensor:
+    """With the critics last: the first axis of a row's inputs is the batch."""
+    return functional.soft_value(action_value.movedim(-1, 0), log_prob, alpha)
+
+
+def categorical_soft_value(action_value: Tensor, logits: Tensor, alpha: float = 1.0) -> Tensor:
+    """Likewise."""
+    return functional.categorical_soft_value(action_value.movedim(-1, 0), logits, alpha)
+
+
+_CRITICS_LAST = {f.__name__: f for f in (soft_value, categorical_soft_value)}
 _RECURRENCE = _of("normal", "B T", "x") | _of("uniform", "B T", "decay")
 _SCALARS = {"gamma": 0.97, "lmbda": 0.9}
 _EPSILON = {"clip_epsilon_low": 0.3, "clip_epsilon_high": 0.2}
@@ -246,6 +261,23 @@ CASES = [
         ("value", "value_target", "old_value"),
         scalars={"clip_value": 0.3},
     ),
+    _case(
+        "soft_value",
+        _of("normal", "B K", "action_value") | _of("normal", "B", "log_prob"),
+        ("action_value", "log_prob"),
+        scalars={"alpha": 0.3},
+    ),
+    _case(
+        "categorical_soft_value",
+        _of("normal", "B A K", "action_value") | _LOGITS,
+        ("action_value", "logits"),
+        scalars={"alpha": 0.3},
+    ),
+    _case(
+        "temperature_loss",
+        _of("normal", "B", "log_prob"),
+        scalars={"log_alpha": -1.2, "target_entropy": 0.4},
+    ),
     _case("normal_log_prob", _ACTION | _NORMAL, ("action", "loc", "scale")),
     _case("normal_entropy", _NORMAL, ("scale",)),
     _case("normal_kl", _NORMAL | _OTHER, ("loc", "scale", "other_loc", "other_scale")),
@@ -307,6 +339,38 @@ CASES = [
     ),
     _case("multi_categorical_mode", _MANY, **_HEADS),
     _case("multi_categorical_sample", _MANY | _of("uniform", "B N", "noise"), **_HEADS),
+    _case(
+        "chosen_action_value",
+        {"action_value": ("normal", "B A"), "action": ("index", "B")},
+        ("action_value",),
+    ),
+    _case(
+        "chosen_action_value multi-one-hot",
+        {"action_value": ("normal", "B N"), "action": ("multi-one-hot", "B N")},
+        ("action_value",),
+    ),
+    _case("expected_action_value", {"logits": ("normal", "B A K")}, ("logits",), fixed=_ATOMS),
+    _case(
+        "project_categorical",
+        _of("normal", "B", "reward")
+        | {"next_probs": ("probs", "B A"), "terminated": ("flag", "B")},
+        ("next_probs",),
+        scalars={"gamma": 0.9},
+        fixed=_ATOMS,
+    ),
+    _case(
+        "project_categorical a discount a sample",
+        _of("normal", "B", "reward")
+        | {"next_probs": ("probs", "B A"), "terminated": ("flag", "B"), "gamma": ("uniform", "B")},
+        ("next_probs",),
+        fixed=_ATOMS,
+        scriptable=False,
+    ),
+    _case(
+        "categorical_cross_entropy",
+        _LOGITS | {"target_probs": ("probs", "B A")},
+        ("logits", "target_probs"),
+    ),
     _case("reduce", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
     _case("reduce mean masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
     _case(

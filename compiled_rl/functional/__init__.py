@@ -1,5 +1,11 @@
 """Tensors to tensors: returns, distributions, objectives, reduction. No state, no TensorDict."""
 
+from compiled_rl.functional.action_values import (
+    categorical_cross_entropy,
+    chosen_action_value,
+    expected_action_value,
+    project_categorical,
+)
 from compiled_rl.functional.advantages import (
     AdvantageOutput,
     discounted_advantage,
@@ -71,6 +77,11 @@ from compiled_rl.functional.schedules import (
     linear_schedule,
     next_beta,
 )
+from compiled_rl.functional.soft_values import (
+    categorical_soft_value,
+    soft_value,
+    temperature_loss,
+)
 from compiled_rl.functional.tanh_normal import (
     SampleOutput,
     tanh_normal_log_prob,
@@ -94,11 +105,14 @@ __all__ = [
     "bernoulli_log_prob",
     "bernoulli_mode",
     "bernoulli_sample",
+    "categorical_cross_entropy",
     "categorical_entropy",
     "categorical_kl",
     "categorical_log_prob",
     "categorical_mode",
     "categorical_sample",
+    "categorical_soft_value",
+    "chosen_action_value",
     "clip_fraction",
     "cosine_schedule",
     "deterministic_log_prob",
@@ -106,6 +120,7 @@ __all__ = [
     "discounted_return",
     "distance_loss",
     "effective_sample_size",
+    "expected_action_value",
     "explained_variance",
     "exponential_schedule",
     "gae",
@@ -133,8 +148,10 @@ __all__ = [
     "ppo_clip",
     "ppo_kl_penalty",
     "ppo_surrogate",
+    "project_categorical",
     "reduce",
     "retrace",
+    "soft_value",
     "standardize",
     "tanh_normal_log_prob",
     "tanh_normal_mode",
@@ -146,6 +163,7 @@ __all__ = [
     "td1_return",
     "td_lambda_advantage",
     "td_lambda_return",
+    "temperature_loss",
     "truncated_normal_entropy",
     "truncated_normal_log_prob",
     "truncated_normal_mode",

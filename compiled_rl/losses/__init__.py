@@ -3,19 +3,23 @@
 from compiled_rl.losses.a2c import A2CLoss
 from compiled_rl.losses.base import LossModule
 from compiled_rl.losses.ddpg import DDPGLoss
+from compiled_rl.losses.discrete_sac import DiscreteSACLoss
 from compiled_rl.losses.off_policy import OffPolicyLoss
 from compiled_rl.losses.ppo import PPOLoss
 from compiled_rl.losses.ppo_clip import ClipPPOLoss
 from compiled_rl.losses.ppo_kl_penalty import KLPENPPOLoss
 from compiled_rl.losses.reinforce import ReinforceLoss
+from compiled_rl.losses.sac import SACLoss
 
 __all__ = [
     "A2CLoss",
     "ClipPPOLoss",
     "DDPGLoss",
+    "DiscreteSACLoss",
     "KLPENPPOLoss",
     "LossModule",
     "OffPolicyLoss",
     "PPOLoss",
     "ReinforceLoss",
+    "SACLoss",
 ]

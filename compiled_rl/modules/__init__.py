@@ -29,6 +29,7 @@ from compiled_rl.modules.heads import (
 )
 from compiled_rl.modules.normalizer import ObservationNormalizer
 from compiled_rl.modules.policy import ActionOutput, Policy
+from compiled_rl.modules.q_policy import ExpectedActionValue, QPolicy, action_family
 from compiled_rl.modules.reads import Reads
 from compiled_rl.modules.recurrent import GRU
 from compiled_rl.modules.targets import frozen_copy
@@ -43,6 +44,7 @@ __all__ = [
     "Composite",
     "Deterministic",
     "Ensemble",
+    "ExpectedActionValue",
     "Family",
     "FromDistribution",
     "Independent",
@@ -54,6 +56,7 @@ __all__ = [
     "ObservationNormalizer",
     "OneHotCategorical",
     "Policy",
+    "QPolicy",
     "Reads",
     "StateDependentScale",
     "StateIndependentScale",
@@ -61,6 +64,7 @@ __all__ = [
     "TanhNormal",
     "TruncatedNormal",
     "ValueHead",
+    "action_family",
     "family_of",
     "frozen_copy",
 ]

@@ -11,17 +11,16 @@ from compiled_rl.modules import Policy
 Rollout = dict[str, Tensor]
 
 
-class Collector:
-    """Steps a vector environment with a policy and keeps what happened, time first.
+class Environments:
+    """A Gymnasium vector environment of which every step is a transition.
 
-    The environment must reset in the step in which an episode ends (``AutoresetMode.SAME_STEP``),
-    so that every row is a transition; the state that was entered, ``next_observation``, is then
-    the episode's last one and not the one after the reset.
+    It must reset in the step in which an episode ends (``AutoresetMode.SAME_STEP``); the state
+    that was entered, ``next_observation``, is then the episode's last one and not the one after
+    the reset.
 
     Args:
         envs: a Gymnasium vector environment in ``SAME_STEP`` mode.
-        policy: acts, and says what an action was worth.
-        seed: of the environments and of the policy's noise.
+        seed: of the environments.
 
     Raises:
         ValueError: the environment resets in another step.
@@ -29,42 +28,31 @@ class Collector:
     Reference: Pardo et al. 2018, arXiv:1712.00378, for the bootstrap at a time limit.
     """
 
-    def __init__(self, envs: Any, policy: Policy, seed: int = 0) -> None:
+    def __init__(self, envs: Any, seed: int = 0) -> None:
         mode = getattr(envs.metadata.get("autoreset_mode"), "name", None)
         if mode != "SAME_STEP":
-            raise ValueError(f"Collector: `envs` must be in autoreset mode SAME_STEP, got {mode}")
+            raise ValueError(
+                f"{type(self).__name__}: `envs` must be in autoreset mode SAME_STEP, got {mode}"
+            )
         self.envs = envs
-        self.policy = policy
-        self.generator = Generator().manual_seed(seed)
         self.observation = _floats(envs.reset(seed=seed)[0])
         self.finished_returns: list[float] = []
         self._returns = np.zeros(envs.num_envs)
 
-    def collect(self, steps: int) -> Rollout:
-        """The next ``steps`` transitions of every environment, each field ``[T, B, ...]``.
+    def step(self, action: Tensor) -> Rollout:
+        """Take one action in every environment, ``[B, ...]``, in the environment's units.
 
         Returns:
-            ``observation``, ``action``, ``action_log_prob``, the parameters of the action's
-            distribution under the names that its family has for them, ``next_observation``,
-            ``next_reward``, ``next_terminated`` and ``next_done``.
+            ``observation``, the one before the step, ``next_observation``, ``next_reward``,
+            ``next_terminated`` and ``next_done``, each ``[B, ...]``.
         """
-        rows = [self._step() for _ in range(steps)]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _step(self) -> Rollout:
         observation = self.observation
-        action, log_prob, params = self.policy.act(observation, generator=self.generator)
-        with torch.no_grad():
-            sent = self.policy.rescale(action).cpu().numpy()
-        after, reward, terminated, truncated, info = self.envs.step(sent)
+        after, reward, terminated, truncated, info = self.envs.step(action.detach().cpu().numpy())
         self.observation = _floats(after)
         done = terminated | truncated
         self._count(reward, done)
         return {
             "observation": observation,
-            "action": action,
-            "action_log_prob": log_prob,
-            **dict(zip(self.policy.family.param_names, params, strict=True)),
             "next_observation": _entered(self.observation, done, info.get("final_obs")),
             "next_reward": _floats(reward),
             "next_terminated": torch.as_tensor(terminated),
@@ -77,14 +65,51 @@ class Collector:
         self._returns[done] = 0
 
 
+class Collector(Environments):
+    """Steps a vector environment with a policy and keeps what happened, time first.
+
+    Args:
+        envs: a Gymnasium vector environment, as ``Environments`` takes it.
+        policy: acts, and says what an action was worth.
+        seed: of the environments and of the policy's noise.
+
+    Raises:
+        ValueError: the environment resets in another step.
+    """
+
+    def __init__(self, envs: Any, policy: Policy, seed: int = 0) -> None:
+        super().__init__(envs, seed)
+        self.policy = policy
+        self.generator = Generator().manual_seed(seed)
+
+    def collect(self, steps: int) -> Rollout:
+        """The next ``steps`` transitions of every environment, each field ``[T, B, ...]``.
+
+        Returns:
+            What ``Environments.step`` returns, ``action``, ``action_log_prob`` and the parameters
+            of the action's distribution under the names that its family has for them.
+        """
+        rows = [self._act() for _ in range(steps)]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _act(self) -> Rollout:
+        action, log_prob, params = self.policy.act(self.observation, generator=self.generator)
+        with torch.no_grad():
+            sent = self.policy.rescale(action)
+        return {
+            **self.step(sent),
+            "action": action,
+            "action_log_prob": log_prob,
+            **dict(zip(self.policy.family.param_names, params, strict=True)),
+        }
+
+
 def _entered(after: Tensor, done: np.ndarray, final: Optional[np.ndarray]) -> Tensor:
     """The state that each environment entered: its last one where the episode ended."""
     if not done.any():
         return after
     if final is None:
-        raise ValueError(
-            "Collector: `envs` must report `final_obs` where an episode ended, got none"
-        )
+        raise ValueError("`envs` must report `final_obs` where an episode ended, got none")
     entered = after.clone()
     entered[torch.as_tensor(done)] = _floats(np.stack(list(final[done])))
     return entered

@@ -99,6 +99,26 @@ def value_loss(value, value_target, old_value=None, clip_value=0.2, loss_functio
     return (out,)
 
 
+def soft_value(action_value, log_prob, alpha):
+    return ([min(qs) - alpha * lp for qs, lp in rows(action_value, log_prob)],)
+
+
+def categorical_soft_value(action_value, logits, alpha):
+    """The mean value and the entropy apart."""
+    out = []
+    for (row, qs), (entropy,) in zip(
+        rows(logits, action_value), zip(*categorical_entropy(logits), strict=True), strict=True
+    ):
+        mean = sum(p * min(q) for p, q in zip(probabilities(row), qs, strict=True))
+        out.append(mean + alpha * entropy)
+    return (out,)
+
+
+def temperature_loss(log_prob, log_alpha, target_entropy):
+    """By how much the entropy of each sample is over the target, times the factor."""
+    return ([log_alpha * (-lp - target_entropy) for lp in log_prob.tolist()],)
+
+
 def distance_loss(value, value_target, loss_function="l2"):
     return ([distance(v - target, loss_function) for v, target in rows(value, value_target)],)
 
