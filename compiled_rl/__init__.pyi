@@ -7,6 +7,7 @@ from compiled_rl import training as training
 from compiled_rl.adapters.hold_out import hold_out_net as hold_out_net
 from compiled_rl.adapters.hold_out import hold_out_params as hold_out_params
 from compiled_rl.adapters.hold_out import next_state_value as next_state_value
+from compiled_rl.adapters.torchrl import distance_loss as distance_loss
 from compiled_rl.estimators import GAE as GAE
 from compiled_rl.estimators import MultiAgentGAE as MultiAgentGAE
 from compiled_rl.estimators import TD0Estimator as TD0Estimator
