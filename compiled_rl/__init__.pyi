@@ -4,6 +4,10 @@ from compiled_rl import functional as functional
 from compiled_rl import losses as losses
 from compiled_rl import modules as modules
 from compiled_rl import training as training
+from compiled_rl.adapters.hold_out import hold_out_net as hold_out_net
+from compiled_rl.adapters.hold_out import hold_out_params as hold_out_params
+from compiled_rl.adapters.hold_out import next_state_value as next_state_value
+from compiled_rl.adapters.torchrl import distance_loss as distance_loss
 from compiled_rl.estimators import GAE as GAE
 from compiled_rl.estimators import MultiAgentGAE as MultiAgentGAE
 from compiled_rl.estimators import TD0Estimator as TD0Estimator
@@ -24,8 +28,12 @@ from compiled_rl.losses import LossModule as LossModule
 from compiled_rl.losses import PPOLoss as PPOLoss
 from compiled_rl.losses import ReinforceLoss as ReinforceLoss
 from compiled_rl.losses import SACLoss as SACLoss
+from compiled_rl.losses import TD3Loss as TD3Loss
 from compiled_rl.modules import ObservationNormalizer as ObservationNormalizer
 from compiled_rl.modules import Policy as Policy
 from compiled_rl.modules import QPolicy as QPolicy
 from compiled_rl.modules import ValueHead as ValueHead
+from compiled_rl.training import HardUpdate as HardUpdate
+from compiled_rl.training import SoftUpdate as SoftUpdate
+from compiled_rl.training import TargetNetUpdater as TargetNetUpdater
 from compiled_rl.training import UpdateStep as UpdateStep

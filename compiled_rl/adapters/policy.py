@@ -177,7 +177,8 @@ class PlainActor(PlainPolicy):
             noise: of each head, as its family draws it.
         """
         found = PlainPolicy.forward(self, data)
-        actions, log_probs = dict[Key, Tensor](), list[Tensor]()
+        actions: Data = {}
+        log_probs: list[Tensor] = []
         for head, x in zip(self.heads, noise, strict=True):
             action, log_prob = head.family.sample_with_log_prob(head.params(found), x)
             actions[head.action_key] = action

@@ -12,6 +12,7 @@ from compiled_rl.losses.ppo_clip import ClipPPOLoss
 from compiled_rl.losses.ppo_kl_penalty import KLPENPPOLoss
 from compiled_rl.losses.reinforce import ReinforceLoss
 from compiled_rl.losses.sac import SACLoss
+from compiled_rl.losses.td3 import TD3Loss
 
 __all__ = [
     "A2CLoss",
@@ -26,4 +27,5 @@ __all__ = [
     "PPOLoss",
     "ReinforceLoss",
     "SACLoss",
+    "TD3Loss",
 ]

@@ -65,18 +65,26 @@ class Family(nn.Module):
         """Noise for one sample."""
 
 
+# Without a generator not by `normal_` and `uniform_`: of two such draws of one shape a compiled
+# graph makes one, which would give two actions the same noise. With one not by `torch.randn`, which
+# takes no symbolic sizes in a compiled graph then.
+
+
 def normal_like(x: Tensor, generator: Optional[Generator]) -> Tensor:
     """Standard normal noise of the shape of ``x``."""
+    if generator is None:
+        return torch.randn(x.shape, dtype=x.dtype, device=x.device)
     return _empty_like(x).normal_(generator=generator)
 
 
 def uniform_like(x: Tensor, generator: Optional[Generator]) -> Tensor:
     """Noise in [0, 1) of the shape of ``x``."""
+    if generator is None:
+        return torch.rand(x.shape, dtype=x.dtype, device=x.device)
     return _empty_like(x).uniform_(generator=generator)
 
 
 def _empty_like(x: Tensor) -> Tensor:
-    """To be filled: ``torch.randn(generator=...)`` takes no symbolic sizes in a compiled graph."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
