@@ -112,6 +112,7 @@ _ATOMS = {"support": torch.linspace(-1.5, 2.0, ACTIONS, dtype=torch.float64)}
 _KL = {"kl": ("positive", "B")}
 _PROXIMAL = _RATIO | _of("normal", "B", "proximal_log_prob")
 _VALUES = _of("normal", "B", "value", "value_target")
+_COPY = _of("normal", "B A", "target", "source")
 
 
 def _case(
@@ -314,6 +315,12 @@ CASES = [
         _of("normal", "B A", "action", "param"),
         scalars={"atol": 1.5, "rtol": 0.5},
     ),
+    _case(
+        "smoothed_action",
+        _of("normal", "B A", "action", "noise") | _LOW_HIGH,
+        ("action", "noise", "low", "high"),
+        scalars={"policy_noise": 0.4, "noise_clip": 0.3},
+    ),
     _case("bernoulli_log_prob", {"action": ("binary", "B A")} | _LOGITS, ("logits",)),
     _case("bernoulli_entropy", _LOGITS, ("logits",)),
     _case(
@@ -427,6 +434,13 @@ CASES = [
         _of("uniform", "B", "learning_rate", "kl"),
         ("learning_rate",),
         scalars=_RATE,
+    ),
+    _case("soft_update", _COPY, ("target", "source"), scalars={"tau": 0.3}),
+    _case(
+        "hard_update due", _COPY, ("target", "source"), scalars={"counter": 7.0, "interval": 7.0}
+    ),
+    _case(
+        "hard_update early", _COPY, ("target", "source"), scalars={"counter": 6.0, "interval": 7.0}
     ),
     *[
         _case(name, _of("uniform", "B", "fraction"), ("fraction",), scalars=_ENDS)

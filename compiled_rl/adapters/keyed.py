@@ -20,8 +20,9 @@ class KeyedModule(CoefficientModule):
     fields: tuple[Field, ...] = ()
     fixed: ClassVar[tuple[str, ...]] = ()  # attributes that are what they were made
     settable: ClassVar[tuple[str, ...]] = ("input",)  # the kinds of fields whose key may be set
-    in_keys: tuple[Key, ...]
-    out_keys: tuple[Key, ...]
+    in_keys: tuple[Key, ...] = ()
+    out_keys: tuple[Key, ...] = ()
+    output_names: tuple[str, ...] = ()
     default_keys: dict[str, Any]  # a key, or a list of them where a policy has several heads
     tensor_keys: dict[str, Any]
 
@@ -40,7 +41,8 @@ class KeyedModule(CoefficientModule):
         output_type(self.name, self.output_names)  # in this process, too
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.fixed and (name in self.__dict__ or name in self.__dict__["_modules"]):
+        known = name in self.__dict__ or name in self.__dict__.get("_modules", ())
+        if known and name in self.fixed and "_forms" in self.__dict__:
             raise AttributeError(
                 f"{self.name}: `{name}` is fixed when it is made; make another {self.name}"
             )

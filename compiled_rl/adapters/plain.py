@@ -11,7 +11,7 @@ from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
 from compiled_rl.adapters.steps import START, Step, inputs_of, plain_step, policy_step
 from compiled_rl.modules import Ensemble, Policy
 from compiled_rl.modules.calls import call_with, slots_of
-from compiled_rl.modules.ensemble import over_members
+from compiled_rl.modules.ensemble import each_of
 
 
 class PlainForm(nn.Module):
@@ -193,15 +193,16 @@ class EnsembleForm:
         return {name: x.detach() for name, x in self.ensemble.shared().items()}
 
     def _over(self, members: dict[str, Tensor], others: dict[str, Tensor], data: Data) -> Data:
-        def one(own: dict[str, Tensor]) -> Data:
-            named = {f"network.{name}": x for name, x in {**own, **others}.items()}
-            found: Data = call_with(self.member, self.member._slots, named, data)
-            return {key: found[key] for key in self.out_keys}
-
         if not torch.compiler.is_compiling():
             self.check_fresh()
-        out: Data = over_members(members, one)
-        return out
+        found = [self._computed({**own, **others}, data) for own in each_of(members)]
+        return {key: torch.stack([one[key] for one in found]) for key in self.out_keys}
+
+    def _computed(self, tensors: dict[str, Tensor], data: Data) -> Data:
+        """What one member computes, and the data."""
+        named = {f"network.{name}": x for name, x in tensors.items()}
+        found: Data = call_with(self.member, self.member._slots, named, data)
+        return found
 
 
 class RefusedForm(PlainForm):

@@ -55,6 +55,22 @@ def _within(spec: Any, batch: Sequence[int]) -> Optional[int]:
     return int(math.prod(spec.shape[len(batch) :]))
 
 
+def action_bounds(spec: Any, key: Key) -> Optional[tuple[Any, Any]]:
+    """The lower and the upper bounds of one action; None if it has none.
+
+    Args:
+        spec: TorchRL's, of the action or by key; or a space of Gymnasium.
+        key: of the action.
+    """
+    batch = 0
+    if hasattr(spec, "keys"):
+        inside = spec[key[:-1]] if isinstance(key, tuple) and len(key) > 1 else spec
+        spec, batch = spec[key], len(inside.shape)
+    space = getattr(spec, "space", spec)
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    return None if low is None or high is None else (low[(0,) * batch], high[(0,) * batch])
+
+
 def number_of_actions(spec: Any) -> Optional[int]:
     """How many discrete actions a specification of TorchRL or a space of Gymnasium has, if any."""
     count = getattr(getattr(spec, "space", spec), "n", None)

@@ -1,6 +1,6 @@
 """One call of a network over a dict of tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ START: Key = "is_init"  # as TorchRL calls the first step of an episode, whereve
 
 
 class Step:
-    """One call of a network: a module that takes the tensors of its keys, and returns tensors.
+    """One call of a network: of a module that takes the tensors of its keys and returns tensors.
 
     Args:
-        module: what is called.
+        module: what is called; a function does, too.
         in_keys: of its arguments, in order.
         out_keys: of what it returns, in order, or by key. An output under ``"next"`` is for
             acting: what was recorded there is what counts.
@@ -25,7 +25,7 @@ class Step:
     optional: frozenset[Key] = frozenset()  # the inputs that may be missing
 
     def __init__(
-        self, module: nn.Module, in_keys: tuple[Key, ...], out_keys: tuple[Key, ...]
+        self, module: Callable[..., Any], in_keys: tuple[Key, ...], out_keys: tuple[Key, ...]
     ) -> None:
         self.module, self.in_keys, self.out_keys = module, in_keys, out_keys
 

@@ -18,6 +18,7 @@ from tensordict.nn import (
 )
 from torch import Tensor, nn
 
+from compiled_rl.adapters.action_values import is_choice, log_softmax_of_atoms, values_before
 from compiled_rl.adapters.dispatch import Data
 from compiled_rl.adapters.fields import Key, in_next, joined
 from compiled_rl.adapters.objects import GivenDistribution
@@ -118,7 +119,7 @@ def steps_of(module: nn.Module) -> list[Step]:
     """
     leaves = _leaves(module)
     last = leaves[-1] if isinstance(leaves[-1], ProbabilisticTensorDictModule) else None
-    return [_step(leaf) for leaf in leaves if leaf is not last]
+    return [step for leaf in leaves if leaf is not last for step in _steps(leaf)]
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
@@ -147,11 +148,22 @@ def _is_plain(module: nn.Module) -> bool:
     return not hooked and not getattr(module, "partial_tolerant", False)
 
 
+def _steps(leaf: nn.Module) -> list[Step]:
+    """The call of a part; of a choice among action values also what it does to them before."""
+    if not (is_choice(leaf) and _is_torchrl(type(leaf)) and _is_plain(leaf)):
+        return [_step(leaf)]
+    choice = CalledStep(leaf)
+    choice.out_keys = tuple(key for key in choice.out_keys if key not in choice.in_keys)
+    return [*values_before(leaf), choice]
+
+
 def _step(leaf: nn.Module) -> Step:
     named: Any = leaf
     plain = getattr(leaf.forward, "__func__", None) is _LEAF and _is_plain(leaf)
     if plain and named._kwargs is None and named.method is None and not named.method_kwargs:
         return Step(named.module, tuple(named.in_keys), tuple(named.out_keys))
+    if type(leaf).__name__ == "DistributionalDQNnet" and _is_torchrl(type(leaf)):
+        return Step(log_softmax_of_atoms, tuple(named.in_keys), tuple(named.out_keys))
     return CalledStep(leaf)
 
 

@@ -30,7 +30,7 @@ from compiled_rl.functional.categorical import (
     categorical_mode,
     categorical_sample,
 )
-from compiled_rl.functional.deterministic import deterministic_log_prob
+from compiled_rl.functional.deterministic import deterministic_log_prob, smoothed_action
 from compiled_rl.functional.metrics import (
     clip_fraction,
     effective_sample_size,
@@ -89,6 +89,7 @@ from compiled_rl.functional.tanh_normal import (
     tanh_normal_sample,
     tanh_normal_sample_with_log_prob,
 )
+from compiled_rl.functional.targets import hard_update, soft_update
 from compiled_rl.functional.truncated_normal import (
     truncated_normal_entropy,
     truncated_normal_log_prob,
@@ -124,6 +125,7 @@ __all__ = [
     "explained_variance",
     "exponential_schedule",
     "gae",
+    "hard_update",
     "importance_correction",
     "kl_adaptive_learning_rate",
     "kl_k1",
@@ -151,6 +153,8 @@ __all__ = [
     "project_categorical",
     "reduce",
     "retrace",
+    "smoothed_action",
+    "soft_update",
     "soft_value",
     "standardize",
     "tanh_normal_log_prob",

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from compiled_rl.functional.scalars import as_scalar
 from compiled_rl.kernels.checks import check_shape
 
 
@@ -35,3 +36,40 @@ def deterministic_log_prob(
     near = ((action - param).abs() <= atol + rtol * param.abs()).all(-1)
     certain = torch.zeros_like(param[..., 0])
     return torch.where(near, certain, certain - math.inf)
+
+
+def smoothed_action(
+    action: Tensor,
+    noise: Tensor,
+    low: Tensor,
+    high: Tensor,
+    policy_noise: float = 0.2,
+    noise_clip: float = 0.5,
+) -> Tensor:
+    """An action with bounded noise: TD3's target policy smoothing.
+
+        clip(action + clip(policy_noise * noise, -noise_clip, noise_clip), low, high)
+
+    Args:
+        action: of the target policy at the state entered, ``[*B, A]``.
+        noise: standard normal, ``[*B, A]``.
+        low: lower bounds of the action, ``[*B, A]``.
+        high: upper bounds of the action, ``[*B, A]``.
+        policy_noise: standard deviation of the noise, in units of the action, at least 0.
+        noise_clip: bound of the noise, in units of the action, at least 0.
+
+    Returns:
+        ``[*B, A]``.
+
+    Raises:
+        ValueError: the tensors' shapes differ.
+
+    Reference: Fujimoto et al. 2018, arXiv:1802.09477, eq. 14.
+    """
+    owner = "smoothed_action"
+    check_shape(owner, "noise", noise, "action", action)
+    check_shape(owner, "low", low, "action", action)
+    check_shape(owner, "high", high, "action", action)
+    bound = as_scalar(noise_clip, action)
+    added = torch.clamp(as_scalar(policy_noise, action) * noise, min=-bound, max=bound)
+    return torch.clamp(action + added, min=low, max=high)

@@ -9,6 +9,7 @@ from compiled_rl.adapters import (
     Data,
     Key,
     KeyedModule,
+    PlainForm,
     given,
     keyword,
     read,
@@ -20,12 +21,13 @@ from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.masks import beside
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 from compiled_rl.estimators.axes import named_time
+from compiled_rl.losses.converted import ConvertedNetworks
 
 _AUTOMATIC_MASKS: tuple[Key, ...] = (("collector", "mask"), "shifted_valid")
 _REDUCTIONS = ("none", "mean", "sum")
 
 
-class LossModule(KeyedModule):
+class LossModule(ConvertedNetworks, KeyedModule):
     """A loss: it gathers (evaluates its networks), calls an objective, and reduces.
 
     Call it with keyword tensors and it returns a named tuple of ``out_keys``; with a mapping of
@@ -35,6 +37,10 @@ class LossModule(KeyedModule):
     plain forms in ``networks``, calls ``wire`` at the end of its constructor, and computes its
     named outputs in ``evaluate``. An update minimises the sum of those that are ``minimised``; all
     others are detached.
+
+    Or, as a loss for TorchRL is written, it declares no ``fields``: it gives its networks to
+    ``convert_to_functional``, makes its estimator in a ``make_value_estimator`` of its own, and has
+    a ``forward`` of its own.
 
     Args:
         reduction: ``"none"``, ``"mean"`` or ``"sum"``, over the valid steps; None: ``"mean"``.
@@ -51,7 +57,7 @@ class LossModule(KeyedModule):
 
     fixed: ClassVar[tuple[str, ...]] = ("reduction",)
     settable: ClassVar[tuple[str, ...]] = ("input", "written", "computed")
-    default_value_estimator: ClassVar[ValueEstimators]
+    default_value_estimator: ClassVar[Optional[ValueEstimators]] = None
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class LossModule(KeyedModule):
                 f"{self.name}: `reduction` must be in {_REDUCTIONS}, got {reduction!r}"
             )
         self.reduction = reduction
-        self.value_type: Any = None
+        self.value_type: Any = self.default_value_estimator
         self._were_set: set[str] = set()
         self._value_estimator: Optional[ValueEstimatorBase] = None
         self._loss_mask_key = self._check_mask_key(loss_mask_key)
@@ -104,9 +110,22 @@ class LossModule(KeyedModule):
         """The masks."""
         return _mask_keys(self.loss_mask_key)
 
+    def networks(self) -> tuple[PlainForm, ...]:
+        """None that are known: a loss that declares no ``fields`` calls its own."""
+        return ()
+
     def critic(self) -> Optional[nn.Module]:
         """The network that a value estimator is lent, if there is one."""
-        raise NotImplementedError
+        return None
+
+    def complete(self) -> None:
+        """Make the default estimator of a loss that makes its own out of what it has by now.
+
+        So what a state dict will hold exists from construction on.
+        """
+        own = type(self).make_value_estimator is not LossModule.make_value_estimator
+        if own and self._value_estimator is None and self.default_value_estimator is not None:
+            self.make_value_estimator(self.default_value_estimator)
 
     @property
     def value_estimator(self) -> ValueEstimatorBase:

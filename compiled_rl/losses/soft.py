@@ -9,7 +9,7 @@ from compiled_rl.adapters import Data, EnsembleForm, Field, PlainPolicy, select_
 from compiled_rl.adapters.policy import one_or_several
 from compiled_rl.functional import distance_loss, reduce
 from compiled_rl.functional.scalars import where_valid
-from compiled_rl.losses.arguments import check_count
+from compiled_rl.losses.critics import ensemble_of
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TD_ERROR, OffPolicyLoss, OffPolicyOptions
 from compiled_rl.losses.temperature import Temperature
@@ -111,9 +111,10 @@ class SoftLoss(Temperature, OffPolicyLoss):
             )
         self.scalar_output_mode = scalar_output_mode
         self.actor_network = actor.network
-        self.num_qvalue_nets = check_count(self.name, "num_qvalue_nets", num_qvalue_nets)
+        elsewhere = elsewhere if separate_losses else ()
+        self.qvalue_network = ensemble_of(self.name, qvalue_network, num_qvalue_nets, elsewhere)
+        self.num_qvalue_nets = num_qvalue_nets
         self.separate_losses = separate_losses
-        self.qvalue_network = self._ensemble(qvalue_network, elsewhere if separate_losses else ())
         self.delay_qvalue = delay_qvalue
         self.delay("qvalue_network", delay_qvalue)
         self.skip_done_states = skip_done_states
@@ -121,22 +122,6 @@ class SoftLoss(Temperature, OffPolicyLoss):
         self.register_temperature(alpha_init, min_alpha, max_alpha, fixed_alpha, target_entropy)
         self.default_keys["action"] = one_or_several(actor.action_keys)
         self.tensor_keys = self.tensor_keys | {"action": self.default_keys["action"]}
-
-    def _ensemble(self, networks: Any, elsewhere: Sequence[nn.Module]) -> Ensemble:
-        """The critics; the parameters of networks elsewhere are one for all of them."""
-        several = list(networks) if isinstance(networks, Sequence) else [networks]
-        for network in several:
-            self.check_network("qvalue_network", network)
-        owned = {parameter for network in elsewhere for parameter in network.parameters()}
-        shared = [parameter for parameter in several[0].parameters() if parameter in owned]
-        if not isinstance(networks, Sequence):
-            return Ensemble.resampled(networks, self.num_qvalue_nets, shared)
-        if len(several) != self.num_qvalue_nets:
-            raise ValueError(
-                f"{self.name}: `qvalue_network` must be one network or a list of "
-                f"`num_qvalue_nets`, got {len(several)} and {self.num_qvalue_nets}"
-            )
-        return Ensemble(several, shared)
 
     def absent(self) -> set[str]:
         """The numbers that were not wanted beside a loss a sample."""

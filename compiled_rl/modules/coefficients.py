@@ -48,7 +48,7 @@ class CoefficientModule(nn.Module):
             )
         elif isinstance(value, Real) or _is_number(value):
             with torch.no_grad():  # what is learned takes a number, too
-                held[name].copy_(torch.as_tensor(value))
+                held[name].copy_(torch.as_tensor(value, dtype=held[name].dtype))
         else:
             super().__setattr__(name, value)
 

@@ -1,12 +1,10 @@
 """Several networks of one architecture as one, whose parameters are stacked."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from compiled_rl.modules.calls import call_with, slots_of
 
@@ -16,9 +14,12 @@ class Ensemble(nn.Module):
 
         output[n] = network_n(inputs)
 
-    Their parameters are stacked along a new first axis and keep their names, under ``network.``;
-    one call evaluates all members by ``torch.func.vmap``. A parameter that is held out of the
-    stack (``shared``) is one for all members.
+    Their parameters are stacked along a new first axis and keep their names, under ``network.``. A
+    parameter that is held out of the stack (``shared``) is one for all members.
+
+    The members are called one after the other, each with its part of the stack: on a CPU that is
+    twice as fast as ``torch.func.vmap``, whose batching rule of a linear layer moreover compiles a
+    new graph for every size of a batch with two axes.
 
     Args:
         networks: one architecture, at least one; they are copied.
@@ -84,21 +85,23 @@ class Ensemble(nn.Module):
         named = self.network.named_parameters()
         return {name: x for name, x in named if name not in self._names}
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """What each member returns for the same inputs, stacked: ``[N, ...]``."""
-        return over_members(self.members(), lambda own: self._member(own, *inputs))
+        return torch.stack([self._member(own, *inputs) for own in each_of(self.members())])
 
-    def _member(self, own: Mapping[str, Tensor], *inputs: Any) -> Any:
-        return call_with(self.network, self._slots, own, *inputs)
+    def _member(self, own: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        output: Tensor = call_with(self.network, self._slots, own, *inputs)
+        return output
 
     def extra_repr(self) -> str:
         """The number of members."""
         return f"size={self.size}"
 
 
-def over_members(members: Mapping[str, Tensor], call: Callable[[Any], Any]) -> Any:
-    """``call`` with the tensors of each member; what it returns is stacked."""
-    return vmap(call, randomness="different")(dict(members))
+def each_of(members: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each member, by name."""
+    for own in zip(*[x.unbind() for x in members.values()], strict=True):
+        yield dict(zip(members, own, strict=True))
 
 
 def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:

@@ -1,6 +1,6 @@
 """``torch.optim`` objects as pure functions; the objects keep their state and their state dict."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,11 @@ class Optimiser:
         self._members = {names[p]: p for p in members}
 
     @property
+    def names(self) -> list[str]:
+        """Of all its parameters."""
+        return list(self._members)
+
+    @property
     def params(self) -> Tensors:
         """The parameters that may move: those that are not frozen now."""
         return {name: p for name, p in self._members.items() if p.requires_grad}
@@ -102,6 +107,28 @@ class Optimiser:
         double = any(parameter.dtype == torch.float64 for parameter in group["params"])
         dtype = torch.float64 if double else torch.float32
         return GroupState(torch.as_tensor(group["lr"], dtype=dtype), slots)
+
+
+def optimisers_of(
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], names: Mapping[Any, str]
+) -> list[Optimiser]:
+    """The pure forms of one or several ``torch.optim`` objects over different parameters.
+
+    Raises:
+        TypeError, ValueError: see ``Optimiser``; or there is none, or two share a parameter.
+    """
+    optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer]
+    made = [Optimiser(each, names) for each in optimizers]
+    owned = [name for each in made for name in each.names]
+    twice = sorted({name for name in owned if owned.count(name) > 1})
+    if twice or not made:
+        raise ValueError(
+            "`optimizer` must be one or several over different parameters, "
+            f"got {len(made)} that share {twice}"
+        )
+    for each in optimizers:
+        each._opt_called = True  # type: ignore[attr-defined]  # schedulers look for it
+    return made
 
 
 def _adam(options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState) -> None:

@@ -44,6 +44,9 @@ def pair(subject: Subject, estimator: str, dtype: torch.dtype, **arguments: Any)
     ours.make_value_estimator(estimator, gamma=0.9)
     theirs.make_value_estimator(torchrl.ValueEstimators[estimator], gamma=0.9)
     ours, theirs = ours.to(dtype), theirs.to(dtype)
+    for name in ("policy_noise", "noise_clip"):
+        if hasattr(ours, name):  # buffers here, which were float32; numbers there
+            setattr(ours, name, getattr(theirs, name))
     align(ours, theirs)
     return ours, theirs
 

@@ -42,6 +42,21 @@ def deterministic() -> tuple[nn.Module, nn.Module]:
     return actor, ValueOperator(ActionValue(), in_keys=["observation", "action"])
 
 
+def twins(count: int = 2) -> tuple[nn.Module, list[nn.Module]]:
+    """An actor and several critics."""
+    actor, _ = deterministic()
+    critics = [
+        ValueOperator(ActionValue(), in_keys=["observation", "action"]) for _ in range(count)
+    ]
+    return actor, critics
+
+
+def smoothing(data: TensorDictBase, seed: int) -> dict[Key, Tensor]:
+    """The noise of TD3's target action."""
+    torch.manual_seed(seed)
+    return {("next", "action_noise"): torch.randn_like(data["action"])}
+
+
 def shared() -> tuple[nn.Module, nn.Module]:
     """An actor and a critic, each of which calls the trunk that both have."""
     torch.manual_seed(0)
@@ -115,6 +130,8 @@ class Subject(NamedTuple):
 
 
 _DDPG = "loss_actor loss_value pred_value target_value pred_value_max target_value_max"
+_TD3 = "loss_actor loss_qvalue pred_value state_action_value_actor next_state_value target_value"
+_BOUNDS = {"bounds": (-1.0, 0.7)}
 _SHARED = {"delay_actor": True}
 _SAC = "loss_actor loss_qvalue loss_alpha alpha entropy"
 _ENTROPY = {"target_entropy": -3.0}
@@ -125,6 +142,14 @@ SUBJECTS = {
     "ddpg": Subject("DDPGLoss", deterministic, _DDPG),
     "ddpg-delayed": Subject("DDPGLoss", deterministic, _DDPG, {"delay_actor": True}),
     "ddpg-shared": Subject("DDPGLoss", shared, _DDPG, _SHARED),
+    "td3": Subject("TD3Loss", twins, _TD3, _BOUNDS, noise=smoothing),
+    "td3-live": Subject(
+        "TD3Loss",
+        twins,
+        _TD3,
+        _BOUNDS | {"delay_actor": False, "loss_function": "l2", "policy_noise": 0.6},
+        noise=smoothing,
+    ),
     "ddpg-separate": Subject("DDPGLoss", shared, _DDPG, _SHARED | {"separate_losses": True}),
     "sac": Subject("SACLoss", partial(soft, "tanh_normal"), _SAC, _ENTROPY, noise=two_draws),
     "sac-several": Subject(

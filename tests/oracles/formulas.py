@@ -119,6 +119,14 @@ def temperature_loss(log_prob, log_alpha, target_entropy):
     return ([log_alpha * (-lp - target_entropy) for lp in log_prob.tolist()],)
 
 
+def smoothed_action(action, noise, low, high, policy_noise=0.2, noise_clip=0.5):
+    def one(a, n, lo, hi):
+        return min(max(a + min(max(policy_noise * n, -noise_clip), noise_clip), lo), hi)
+
+    each = rows(action, noise, low, high)
+    return ([[one(*x) for x in zip(*row, strict=True)] for row in each],)
+
+
 def distance_loss(value, value_target, loss_function="l2"):
     return ([distance(v - target, loss_function) for v, target in rows(value, value_target)],)
 
@@ -504,3 +512,12 @@ def cosine_schedule(fraction, start, end):
     """By the half angle: the share of ``start`` that is left is a squared cosine."""
     left = [math.cos(math.pi * f / 2) ** 2 for f in fraction.tolist()]
     return ([x * start + (1 - x) * end for x in left],)
+
+
+def soft_update(target, source, tau):
+    pairs = rows(target, source)
+    return ([[(1 - tau) * t + tau * s for t, s in zip(*pair, strict=True)] for pair in pairs],)
+
+
+def hard_update(target, source, counter, interval):
+    return (source.tolist() if counter == interval else target.tolist(),)

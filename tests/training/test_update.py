@@ -151,13 +151,13 @@ def test_the_pure_update_changes_none_of_its_arguments():
     loss, optimizer, _ = make("adam")
     optimiser = Optimiser(optimizer, {p: name for name, p in loss.named_parameters()})
     data = as_keywords(make_data(loss.actor_network, (8,)))
-    arguments = (optimiser.params, optimiser.state(), {}, data, {})
+    arguments = (optimiser.params, [optimiser.state()], {}, data, {})
     before = copy.deepcopy(arguments)
-    params, state, targets, metrics = make_update(loss, optimiser, 0.5)(*arguments)
+    params, state, targets, metrics = make_update(loss, [optimiser], 0.5)(*arguments)
     torch.testing.assert_close(arguments, before, rtol=0, atol=0)
     assert targets == {}
     assert all(not torch.equal(params[name], before[0][name]) for name in params)
-    assert all(step == 1 for step in state[0].slots["step"])
+    assert all(step == 1 for step in state[0][0].slots["step"])
     assert metrics["grad_norm"] > 0
 
 

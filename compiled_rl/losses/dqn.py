@@ -1,0 +1,95 @@
+"""Deep Q-learning."""
+
+from typing import Any, ClassVar, Optional, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from compiled_rl.adapters import Data, Field
+from compiled_rl.functional import chosen_action_value, distance_loss, reduce
+from compiled_rl.losses.arguments import check_options
+from compiled_rl.losses.off_policy import TD_ERROR, OffPolicyOptions, squared_error
+from compiled_rl.losses.q_network import INPUTS, LOSS, QNetworkLoss
+
+
+class DQNLoss(QNetworkLoss):
+    """Deep Q-learning, with a target network and, if wanted, double.
+
+        y           = reward + gamma * (0 if terminated else Q'(next_observation, next_action))
+        next_action = argmax of Q'(next_observation), or of Q(next_observation) for double DQN
+        loss        = distance(Q(observation, action), y)
+
+    Q' is the frozen copy, where there is one. An action of several one-hot blocks, or of bits, is
+    worth the sum of what they are.
+
+    Args:
+        value_network: gives the values of all actions, ``[*B, N]``; see ``QNetworkLoss``.
+        action_space: of which kind the actions are; see ``QNetworkLoss``.
+        delay_value: whether states entered are valued by a frozen copy of the network.
+        double_dqn: whether the network itself, not the copy, chooses the action that is valued.
+        **options: see ``OffPolicyLoss``.
+
+    Raises:
+        KeyError: the network has no output of the key of ``action_value``.
+        TypeError: the network is missing or of no known kind.
+        ValueError: an argument is out of its range, nobody says what the actions are, or
+            ``double_dqn`` has no copy to value with.
+
+    Reference: Mnih et al. 2015, Nature 518:529, algorithm 1; van Hasselt et al. 2015,
+    arXiv:1509.06461, eq. 4, for double DQN.
+    """
+
+    fields: tuple[Field, ...] = (
+        *INPUTS,
+        Field("value", "chosen_action_value", "computed", "", "of the network; not needed"),
+        Field("advantage", "advantage", "computed", "", "of an estimator; not computed"),
+        Field("value_target", "value_target", "computed", "", "of an estimator; not written"),
+        LOSS,
+        Field("pred_value", "pred_value", "metric", "[*B]", "the network's value"),
+        Field("target_value", "target_value", "metric", "[*B]", "what it should be"),
+        TD_ERROR,
+    )
+    fixed: ClassVar[tuple[str, ...]] = (*QNetworkLoss.fixed, "double_dqn")
+
+    def __init__(
+        self,
+        value_network: Optional[nn.Module] = None,
+        *,
+        action_space: Any = None,
+        delay_value: bool = True,
+        double_dqn: bool = False,
+        **options: Unpack[OffPolicyOptions],
+    ) -> None:
+        check_options(type(self).__name__, options, OffPolicyOptions)
+        super().__init__(
+            value_network, action_space=action_space, delay_value=delay_value, **options
+        )
+        if double_dqn and not delay_value:
+            raise ValueError(f"{self.name}: `double_dqn` needs `delay_value`, got False")
+        self.double_dqn = double_dqn
+        self.make_value_estimator()
+
+    def evaluate(self, data: Data) -> dict[str, Tensor]:
+        """The loss and metrics by name; see the class."""
+        data = self.select_valid(data)
+        action_value = self.values(self._network, data)
+        batch = action_value.shape[:-1]
+        mask, weight = self.mask(data, batch), self.weight(data, batch)
+        self.transition(data, batch)
+        value = chosen_action_value(action_value, self.recorded_action(data, len(batch)))
+        target = self.td_target(data, batch, self._next_value(data), mask)
+        loss = distance_loss(value, target, self.loss_function)
+        return {
+            "loss": reduce(loss, mask, self.reduction, weight),
+            "pred_value": value.detach(),
+            "target_value": target.detach(),
+            "td_error": squared_error(value, target, mask),
+        }
+
+    @torch.no_grad()
+    def _next_value(self, data: Data) -> Tensor:
+        """Q' of the best action at the state entered."""
+        entered = self.entered(data)
+        value = self.values(self._target, entered)
+        judged = self.values(self._network, entered) if self.double_dqn else value
+        return chosen_action_value(value, self.family.mode((judged,)))
