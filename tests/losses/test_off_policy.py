@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,9 +16,13 @@ from compiled_rl.adapters.fields import keyword
 from compiled_rl.testing import assert_compiles_once
 from tests.losses.networks import as_keywords
 from tests.losses.parity import TOLERANCE
+from tests.losses.q_networks import C51_SUBJECTS, Q_SUBJECTS
 from tests.losses.transitions import SUBJECTS, Subject
 
-every_loss = pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
+ESTIMATING = SUBJECTS | Q_SUBJECTS
+ALL = ESTIMATING | C51_SUBJECTS
+every_loss = pytest.mark.parametrize("subject", ALL.values(), ids=ALL)
+every_estimating_loss = pytest.mark.parametrize("subject", ESTIMATING.values(), ids=ESTIMATING)
 estimators = pytest.mark.parametrize("estimator", ["TD0", "TD1", "TDLambda"])
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
@@ -51,6 +57,17 @@ def pair(subject: Subject, estimator: str, dtype: torch.dtype, **arguments: Any)
     return ours, theirs
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """TorchRL's C51 makes its target in the default one, whatever the data's."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def align(ours: Any, theirs: Any) -> None:
     """The same parameters on both sides, and targets that are no longer copies of them."""
     for a, b in zip(ordered(ours), ordered(theirs), strict=True):
@@ -69,7 +86,8 @@ def assert_parity(ours: Any, theirs: Any, subject: Subject, data: TensorDictBase
     close = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
     before = data.clone()
     torch.manual_seed(2)
-    expected = theirs(there := data.clone())
+    with default_dtype(dtype):
+        expected = theirs(there := data.clone())
     mine = ours(here := data.clone().update(subject.drawn(data, 2)))
     assert (data == before).all()
     torch.testing.assert_close(here["td_error"], there["td_error"].view_as(here["td_error"]))
@@ -86,7 +104,7 @@ def assert_parity(ours: Any, theirs: Any, subject: Subject, data: TensorDictBase
 # ---- parity --------------------------------------------------------------------------------------
 
 
-@every_loss
+@every_estimating_loss
 @estimators
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_outputs_and_gradients_are_the_peers(subject, estimator, dtype):
@@ -205,7 +223,7 @@ def test_what_is_missing_is_named(subject, missing):
         loss(given)
 
 
-@every_loss
+@every_estimating_loss
 def test_estimators_that_need_the_value_are_refused(subject):
     loss = subject.ours()
     for name in ("GAE", "VTrace"):
@@ -213,7 +231,7 @@ def test_estimators_that_need_the_value_are_refused(subject):
             loss.make_value_estimator(name)
 
 
-@every_loss
+@every_estimating_loss
 def test_arguments_are_refused_in_words(subject):
     with pytest.raises(TypeError, match="`gamma` must be given to `make_value_estimator`"):
         subject.ours(gamma=0.9)
@@ -331,7 +349,7 @@ def test_on_the_meta_device(subject):
 # ---- one graph -----------------------------------------------------------------------------------
 
 
-@every_loss
+@every_estimating_loss
 @pytest.mark.parametrize("form", ["keywords", "tensordict"])
 def test_compiles_whole_and_seldom(subject, form):
     loss = subject.ours().make_value_estimator("td_lambda" if form == "tensordict" else "td0")
