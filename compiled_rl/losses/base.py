@@ -7,6 +7,7 @@ from torch import Generator, Size, Tensor, nn
 
 from compiled_rl.adapters import (
     Data,
+    EnsembleForm,
     Key,
     KeyedModule,
     PlainForm,
@@ -110,7 +111,7 @@ class LossModule(ConvertedNetworks, KeyedModule):
         """The masks."""
         return _mask_keys(self.loss_mask_key)
 
-    def networks(self) -> tuple[PlainForm, ...]:
+    def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
         """None that are known: a loss that declares no ``fields`` calls its own."""
         return ()
 

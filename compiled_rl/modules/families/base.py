@@ -65,9 +65,9 @@ class Family(nn.Module):
         """Noise for one sample."""
 
 
-# Without a generator not by `normal_` and `uniform_`: of two such draws of one shape a compiled graph
-# makes one, which would give two actions the same noise. With one not by `torch.randn`, which takes
-# no symbolic sizes in a compiled graph then.
+# Without a generator not by `normal_` and `uniform_`: of two such draws of one shape a compiled
+# graph makes one, which would give two actions the same noise. With one not by `torch.randn`, which
+# takes no symbolic sizes in a compiled graph then.
 
 
 def normal_like(x: Tensor, generator: Optional[Generator]) -> Tensor:
