@@ -91,4 +91,4 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
     def _parameters_of(self, network: str) -> Any:
         from compiled_rl.adapters.torchrl import parameters_of
 
-        return parameters_of(self._modules[network], self._held_out.get(network, ()))
+        return parameters_of(getattr(self, network), self._held_out.get(network, ()))
