@@ -4,7 +4,7 @@ import torch
 import typer
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
-from torch import nn
+from torch import Tensor, nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import (
@@ -34,22 +34,28 @@ from compiled_rl import DDPGLoss, SoftUpdate, ValueEstimators
 
 NAME, FRAME_SKIP, EPISODE = "HalfCheetah-v5", 2, 500
 REWARD_SCALE = 5.0
-TRAJECTORY, CROP, BATCH = 200, 25, 32  # a batch is so many pieces of so many steps
+TRAJECTORY, CROP, BATCH = 200, 25, 8  # a batch is so many pieces of so many steps
 
 
-def make_env(seed: int, random_steps: int) -> TransformedEnv:
-    """The environment, whose observations are normalised by what a random policy meets."""
-    normalise = ObservationNorm(in_keys=["observation"], standard_normal=True)
+def observed(seed: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what a random policy observes."""
+    env = TransformedEnv(GymEnv(NAME), DoubleToFloat())
+    env.set_seed(seed)
+    observation = env.rollout(steps, break_when_any_done=False)["observation"]
+    return observation.mean(0), observation.std(0)
+
+
+def make_env(seed: int, mean: Tensor, scale: Tensor) -> TransformedEnv:
+    """The environment with larger rewards and normalised observations, cut after an episode."""
     transforms = Compose(
         RewardScaling(loc=0.0, scale=REWARD_SCALE),
         DoubleToFloat(),
-        normalise,
+        ObservationNorm(mean, scale, in_keys=["observation"], standard_normal=True),
         StepCounter(EPISODE),
         InitTracker(),
     )
     env = TransformedEnv(GymEnv(NAME, frame_skip=FRAME_SKIP), transforms)
     env.set_seed(seed)
-    normalise.init_stats(random_steps)
     return env
 
 
@@ -108,21 +114,23 @@ def evaluate(env: EnvBase, actor: nn.Module) -> float:
 
 
 def main(
-    frames: int = 50_000,
-    random_frames: int = 5_000,
-    updates: int = 64,
+    frames: int = 40_000,
+    random_frames: int = 2_000,
+    updates: int = 100,
     seed: int = 0,
-    report_every: int = 5_000,
+    report_every: int = 4_000,
 ) -> float:
     """Train for so many frames, with so many updates a trajectory; give the last return."""
     torch.manual_seed(seed)
-    env = make_env(seed, random_frames)
+    statistics = observed(seed, random_frames)
+    env, other = (make_env(seed + k, *statistics) for k in (0, 1))  # to learn in, and to evaluate
     actor, critic = make_networks(env)
     loss = DDPGLoss(actor, critic, delay_actor=True)
     loss.make_value_estimator(ValueEstimators.TDLambda, gamma=0.99, lmbda=0.9)
     updater = SoftUpdate(loss, tau=0.001)
     optimizer, buffer = make_optimizer(loss), make_buffer(frames)
-    noise = OrnsteinUhlenbeckProcessModule(spec=actor.spec.clone(), annealing_num_steps=frames)
+    spec = actor.spec.clone()
+    noise = OrnsteinUhlenbeckProcessModule(spec=spec, dt=1.0, annealing_num_steps=frames)
     collector = Collector(
         env,
         TensorDictSequential(actor, noise),
@@ -131,7 +139,7 @@ def main(
         init_random_frames=random_frames,
         exploration_type=ExplorationType.RANDOM,
     )
-    print(f"{0:7,} frames  return {evaluate(env, actor):7.1f}")
+    print(f"{0:7,} frames  return {evaluate(other, actor):7.1f}")
     for count, trajectory in enumerate(collector, 1):
         taken = count * TRAJECTORY
         buffer.extend(trajectory.unsqueeze(0))
@@ -139,7 +147,7 @@ def main(
         for _ in range(updates if taken >= random_frames else 0):
             learn(loss, optimizer, updater, buffer.sample())
         if taken % report_every == 0 or taken >= frames:
-            reached = evaluate(env, actor)
+            reached = evaluate(other, actor)
             print(f"{taken:7,} frames  return {reached:7.1f}")
     collector.shutdown()
     return reached

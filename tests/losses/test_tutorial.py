@@ -140,7 +140,7 @@ def test_its_targets_follow():
 
 
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_compiles(whole):
+def test_the_tutorials_loss_compiles(whole):
     # TorchRL's squashing is refused by the compiler unless it is not `safe`; and a detached view
     # goes to a module as parameters, which are made in the graph only where that is allowed.
     loss = make("TDLambda", safe=False)
