@@ -154,3 +154,17 @@ def test_the_tutorials_loss_compiles(whole):
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     assert tensors_of(loss) == before
     assert not whole or graphs.count <= 2
+
+
+def test_optimisers_and_clipping_take_the_views():
+    loss = make()
+    before = [x.detach().clone() for x in loss.parameters()]
+    outputs = loss(trajectories())
+    for name in ("actor", "value"):
+        view = getattr(loss, f"{name}_network_params")
+        outputs[f"loss_{name}"].backward()
+        norm = nn.utils.clip_grad_norm_(view.values(True, True), 10.0)
+        torch.optim.SGD(view.values(True, True), lr=1.0).step()
+        assert norm > 0
+    moved = [not torch.equal(x, y) for x, y in zip(loss.parameters(), before, strict=True)]
+    assert sum(moved) >= len(moved) - 4  # gradients of the first layers are about zero
