@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compiled_rl.export import to_onnx
-from examples import a2c_cartpole, klpen_cartpole, ppo_half_cheetah
+from examples import a2c_cartpole, klpen_cartpole, ppo_half_cheetah, sac_pendulum
 from examples.play import play
 from examples.ppo_cartpole import Config, solved, train
 
@@ -29,6 +29,12 @@ def test_ppo_solves_cartpole(seed, mode, tmp_path):
 )
 def test_cartpole_is_solved_within_its_steps(example, steps, seed):
     assert example.main(steps, seed) >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_pendulum_is_held_up(seed):
+    assert sac_pendulum.main(20_000, seed) >= -200
 
 
 @pytest.mark.slow

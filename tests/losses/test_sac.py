@@ -384,7 +384,7 @@ def test_a_policy_that_gives_an_object_is_reparametrised():
     actor = Given(nn.Linear(OBSERVATION, ACTION), ["observation"], ["loc"])
     loss = SACLoss(actor, critic("normal"), fixed_alpha=True, alpha_init=1e-6, **ENTROPY)
     (grad, _) = torch.autograd.grad(loss(SAC.data(6))["loss_actor"], list(actor.parameters()))
-    assert grad.abs().sum() > 0
+    assert grad.abs().sum() > 1e-3  # that of the score alone is smaller than alpha
 
 
 # ---- noise ---------------------------------------------------------------------------------------
