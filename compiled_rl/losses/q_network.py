@@ -8,7 +8,13 @@ from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.adapters.action_values import action_space_of
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TRANSITION, OffPolicyLoss, OffPolicyOptions
-from compiled_rl.modules import Categorical, OneHotCategorical, QPolicy, action_family
+from compiled_rl.modules import (
+    Categorical,
+    MultiOneHotCategorical,
+    OneHotCategorical,
+    QPolicy,
+    action_family,
+)
 
 INPUTS = (
     Field("action", "action", "input", "[*B], [*B, 1] or [*B, N]", "the recorded action"),
@@ -52,7 +58,7 @@ class QNetworkLoss(OffPolicyLoss):
     ) -> None:
         super().__init__(**options)
         network = self.check_network("value_network", value_network)
-        space = action_space_of(network) if action_space is None else action_space
+        space = _space_of(network, action_space)
         if space is None:
             raise ValueError(
                 f"{self.name}: `action_space` must be given, as 'categorical', 'one_hot', 'binary' "
@@ -89,3 +95,10 @@ class QNetworkLoss(OffPolicyLoss):
             self.family, OneHotCategorical
         )
         return action.squeeze(-1) if index and action.dim() > batch else action
+
+
+def _space_of(network: nn.Module, given: Any) -> Any:
+    """What was given wins, but a name does not say how long blocks are, and the network may."""
+    said = action_space_of(network)
+    named = isinstance(given, str) and isinstance(said, MultiOneHotCategorical)
+    return said if given is None or named else given

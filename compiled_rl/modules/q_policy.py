@@ -40,14 +40,13 @@ def action_family(action_space: Any) -> Family:
             ``"binary"`` of bits ``[*B, N]``, whose values are added up; several one-hot blocks
             ``[*B, N]``, whose values are added up too, are a ``MultiOneHotCategorical(nvec)``, any
             other of these families does as well; or a spec of TorchRL, perhaps the ``action`` of
-            a ``Composite``, or a space of Gymnasium of such actions.
+            a ``Composite``, or a space of Gymnasium, of such actions.
 
     Raises:
-        KeyError: a ``Composite`` has no ``action``.
         ValueError: it is nothing of the kind, or the sizes of its blocks are not known.
     """
     if type(action_space).__name__ == "Composite":
-        action_space = action_space["action"]
+        action_space = _action_of(action_space)
     if isinstance(action_space, Family) and _reads_values(action_space):
         return action_space
     name = _name_of(action_space)
@@ -64,6 +63,12 @@ def action_family(action_space: Any) -> Family:
             f"a spec or a space, got {action_space!r}"
         )
     return _NAMED[name]()
+
+
+def _action_of(specs: Any) -> Any:
+    """The entry called ``action``, at the top or nested; nothing else says what actions are."""
+    ends = {key: key if isinstance(key, str) else key[-1] for key in specs.keys(True, True)}
+    return next((specs[key] for key, end in ends.items() if end == "action"), specs)
 
 
 def _reads_values(family: Family) -> bool:

@@ -114,6 +114,8 @@ def test_a_distribution_of_returns_acts_by_its_mean():
         (MultiOneHot([2, 3]), "MultiOneHotCategorical"),
         (Binary(3), "Bernoulli"),
         (Composite(action=OneHot(3)), "OneHotCategorical"),
+        (Composite(agent=Composite(state=Categorical(3), action=OneHot(3))), "OneHotCategorical"),
+        (Composite(move=OneHot(3)), None),
         (gym.spaces.Discrete(3), "Categorical"),
         (gym.spaces.MultiBinary(3), "Bernoulli"),
         (modules.Bernoulli(), "Bernoulli"),
