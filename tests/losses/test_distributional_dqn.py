@@ -158,6 +158,9 @@ def test_the_discount_can_be_set():
     assert loss.gamma == 0.5
     after = loss(data)["loss"]
     assert after != before
+    theirs = torchrl.DistributionalDQNLoss(*q.c51(Categorical(q.ACTIONS)), **GAMMA)
+    theirs.make_value_estimator(torchrl.ValueEstimators.TD0, gamma=0.5)
+    assert theirs.gamma == torch.tensor(0.9)  # it takes the discount, and leaves it
     loss.gamma = 0.9
     assert torch.equal(loss(data)["loss"], before)
     assert loss.state_dict()["gamma"] == torch.tensor(0.9)
@@ -201,8 +204,20 @@ def test_atoms_that_do_not_fit_are_refused():
 
 
 def test_the_support_follows_the_loss():
+    """TorchRL makes its target in the default precision, and cannot add to it in another."""
     loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES).double()
     assert loss.support.dtype == torch.float64
     data = transitions((6,), torch.float64, q.index)
     assert loss(data)["loss"].dtype == torch.float64
     assert all(g is not None for g in gradients(loss, loss(data)["loss"]))
+    theirs = torchrl.DistributionalDQNLoss(*q.c51(Categorical(q.ACTIONS)), **GAMMA).double()
+    with pytest.raises(RuntimeError, match="must have the same scalar type"):
+        theirs(data)
+
+
+def test_the_support_is_state():
+    loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES)
+    other = DistributionalDQNLoss(q.atoms(), support=2 * q.SUPPORT, **OF_INDICES)
+    other.load_state_dict(loss.state_dict())
+    data = transitions((6,), action=q.index)
+    assert torch.equal(other(data)["loss"], loss(data)["loss"])
