@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from compiled_rl.export import to_onnx
-from examples import a2c_cartpole, klpen_cartpole, ppo_half_cheetah, sac_pendulum
+from examples import (
+    a2c_cartpole,
+    ddpg_pendulum,
+    klpen_cartpole,
+    ppo_half_cheetah,
+    sac_pendulum,
+    td3_pendulum,
+)
 from examples.play import play
 from examples.ppo_cartpole import Config, solved, train
 
@@ -33,8 +40,11 @@ def test_cartpole_is_solved_within_its_steps(example, steps, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_pendulum_is_held_up(seed):
-    assert sac_pendulum.main(20_000, seed) >= -200
+@pytest.mark.parametrize(
+    "example", [ddpg_pendulum, td3_pendulum, sac_pendulum], ids=["ddpg", "td3", "sac"]
+)
+def test_the_pendulum_is_held_up(example, seed):
+    assert example.main(20_000, seed) >= -200
 
 
 @pytest.mark.slow
