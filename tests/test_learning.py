@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compiled_rl.export import to_onnx
-from examples import a2c_cartpole, klpen_cartpole, ppo_half_cheetah
+from examples import a2c_cartpole, ddpg_half_cheetah, klpen_cartpole, ppo_half_cheetah
 from examples.play import play
 from examples.ppo_cartpole import Config, solved, train
 
@@ -34,3 +34,8 @@ def test_cartpole_is_solved_within_its_steps(example, steps, seed):
 @pytest.mark.slow
 def test_half_cheetah_runs():
     assert ppo_half_cheetah.main(200_000) > 300  # a policy that does not learn stays below zero
+
+
+@pytest.mark.slow
+def test_half_cheetah_runs_on_torchrls_environment_too():
+    assert ddpg_half_cheetah.main(24_000) > 200
