@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from compiled_rl.export import to_onnx
+<<<<<<< HEAD
 from examples import (
     a2c_cartpole,
     ddpg_pendulum,
@@ -12,6 +13,9 @@ from examples import (
     sac_pendulum,
     td3_pendulum,
 )
+=======
+from examples import a2c_cartpole, ddpg_half_cheetah, klpen_cartpole, ppo_half_cheetah
+>>>>>>> tutorial
 from examples.play import play
 from examples.ppo_cartpole import Config, solved, train
 
@@ -50,3 +54,8 @@ def test_the_pendulum_is_held_up(example, seed):
 @pytest.mark.slow
 def test_half_cheetah_runs():
     assert ppo_half_cheetah.main(200_000) > 300  # a policy that does not learn stays below zero
+
+
+@pytest.mark.slow
+def test_half_cheetah_runs_on_torchrls_environment_too():
+    assert ddpg_half_cheetah.main(24_000) > 200
