@@ -7,7 +7,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
-from compiled_rl import LossModule
+from compiled_rl import LossModule, ValueHead
 from compiled_rl.training import Environments
 
 RECORDED = ("observation", "action", "action_log_prob")
@@ -27,6 +27,19 @@ def make_envs(name: str, count: int) -> VectorEnv:
 def layers(inputs: int, width: int = 64) -> list[nn.Module]:
     """Two hidden layers."""
     return [nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()]
+
+
+class ActionValue(nn.Module):
+    """A critic of an observation and an action, of so many numbers together."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(*layers(inputs), ValueHead(64))
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """The value of each action."""
+        value: Tensor = self.network(torch.cat([observation, action], -1))
+        return value
 
 
 def estimate(

@@ -40,8 +40,9 @@ class GivenDistribution(Family):
         return params[0].mode
 
     def sample(self, params: Any, noise: Tensor) -> Action:
-        """The object's; the noise is its own."""
-        return params[0].sample()
+        """The object's, reparametrised if it can be; the noise is its own."""
+        built = params[0]
+        return built.rsample() if built.has_rsample else built.sample()
 
     def draw_noise(self, params: Any, generator: Optional[Generator] = None) -> Tensor:
         """Nothing: the object draws from torch's global generator, and from no other."""

@@ -249,7 +249,7 @@ class ActorCriticLoss(LossModule):
         if len(heads) > 1 and self.entropy_bonus:
             self.fields = (*self.fields, *[_entropy_of(head) for head in self._actor.heads])
 
-    def critic(self) -> Optional[nn.Module]:
+    def lent_critic(self) -> Optional[nn.Module]:
         """The critic, which is lent to the value estimator."""
         return self.critic_network
 

@@ -115,7 +115,7 @@ class LossModule(ConvertedNetworks, KeyedModule):
         """None that are known: a loss that declares no ``fields`` calls its own."""
         return ()
 
-    def critic(self) -> Optional[nn.Module]:
+    def lent_critic(self) -> Optional[nn.Module]:
         """The network that a value estimator is lent, if there is one."""
         return None
 
@@ -173,7 +173,7 @@ class LossModule(ConvertedNetworks, KeyedModule):
 
     def take_estimator(self, estimator: ValueEstimatorBase) -> None:
         """Lend the critic to the estimator that was chosen, or refuse it."""
-        critic = self.critic()
+        critic = self.lent_critic()
         if critic is None:
             raise RuntimeError(f"{self.name}: a value estimator needs a critic, got None")
         value_key = self._keys_of_estimator(estimator).get("value")

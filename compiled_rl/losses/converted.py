@@ -55,6 +55,7 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
                 before, are held out of ``<module_name>_params``: the values are, no gradient is.
 
         Raises:
+            AttributeError: ``module_name`` is an attribute of the class.
             NotImplementedError: ``expand_dim`` is not None.
             TypeError: ``module`` is no module.
         """
@@ -63,6 +64,11 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
             raise TypeError(f"{name}: `module` must be an nn.Module, got {type(module).__name__}")
         if expand_dim is not None:
             raise NotImplementedError(f"{name}: `expand_dim` must be None, got {expand_dim}")
+        if hasattr(type(self), module_name):
+            raise AttributeError(
+                f"{name}: `module_name` must be a name that is free, got {module_name!r}, which "
+                "is an attribute of the class"
+            )
         shared = set(self.parameters()) & set(compare_against or ())
         named = module.named_parameters(remove_duplicate=False)
         self._held_out[module_name] = frozenset(name for name, x in named if x in shared)

@@ -215,7 +215,7 @@ class SACLoss(SoftLoss):
         assert self.value_network is not None
         key = self.tensor_keys["value"]
         value = widened(computed, [key], self.value_network)[key]
-        return self.transition(data, batch, state_value=value)["state_value"]
+        return self.transition(data, batch, value=value)["value"]
 
     def recorded_value(self, data: Data, batch: Size) -> Tensor:
         """What each critic says of the recorded action, ``[N, *B]``."""
@@ -246,7 +246,7 @@ class SACLoss(SoftLoss):
     def _stacked(self, data: Data, batch: Size, computed: Data) -> Tensor:
         """The critics' values as ``[N, *B]``."""
         value = self.output_of(computed)
-        self.transition(data, batch, state_action_value=value[0])
+        self.transition(data, batch, value=value[0])
         return value.reshape(value.shape[0], *batch)
 
 

@@ -44,9 +44,8 @@ class Temperature(CoefficientModule):
                 f"{owner}: `min_alpha` must not be above `max_alpha`, got {min_alpha:g} and "
                 f"{max_alpha:g}"
             )
-        start = max(math.log(alpha_init), -math.inf if low is None else low)
-        start = min(start, math.inf if high is None else high)
-        log_alpha = torch.tensor(start, dtype=torch.get_default_dtype())
+        log_alpha = torch.tensor(math.log(alpha_init), dtype=torch.get_default_dtype())
+        log_alpha = _clipped(log_alpha, low, high)
         self.fixed_alpha = fixed_alpha
         self.register_coefficient("alpha_init", alpha_init)
         self.register_coefficient("min_log_alpha", low)
@@ -58,10 +57,7 @@ class Temperature(CoefficientModule):
 
     def _bounded(self) -> Any:
         """``log_alpha`` within its bounds."""
-        low, high = self.min_log_alpha, self.max_log_alpha
-        if low is None and high is None:
-            return self.log_alpha
-        return torch.clamp(self.log_alpha, low, high)
+        return _clipped(self.log_alpha, self.min_log_alpha, self.max_log_alpha)
 
     def temperature(self) -> Any:
         """``alpha``, without a gradient."""
@@ -97,9 +93,13 @@ class Temperature(CoefficientModule):
         return bounded + torch.where(outside, 0.0, self.log_alpha - self.log_alpha.detach())
 
 
-def _bound(owner: str, argument: str, alpha: Optional[float]) -> Optional[float]:
+def _clipped(x: Tensor, low: Optional[Tensor], high: Optional[Tensor]) -> Tensor:
+    return x if low is None and high is None else torch.clamp(x, low, high)
+
+
+def _bound(owner: str, argument: str, alpha: Optional[float]) -> Optional[Tensor]:
     """The logarithm of a bound; None for none. A temperature is above zero without a bound."""
     if alpha is None or (argument == "min_alpha" and alpha == 0):
         return None
     check_range(owner, argument, alpha, "positive", lambda x: x > 0)
-    return math.log(alpha)
+    return torch.as_tensor(alpha, dtype=torch.get_default_dtype()).log()

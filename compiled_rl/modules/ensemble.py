@@ -53,7 +53,7 @@ class Ensemble(nn.Module):
         """
         ensemble = cls([network] * size, shared)
         for name, stacked in ensemble.members().items():
-            own = network.get_parameter(name) if stacked.requires_grad else None
+            own = network.get_parameter(name).detach() if stacked.requires_grad else None
             if own is not None:
                 stacked.data.uniform_(float(own.min()), float(own.max()))
         return ensemble

@@ -32,8 +32,16 @@ def total(loss: Any, outputs: Any) -> Tensor:
 
 
 def gradients(loss: Any, x: Tensor) -> list[Any]:
-    parameters = list(loss.parameters())
-    return list(torch.autograd.grad(x.sum(), parameters, retain_graph=True, allow_unused=True))
+    return list(torch.autograd.grad(x.sum(), ordered(loss), retain_graph=True, allow_unused=True))
+
+
+def ordered(loss: Any) -> list[Tensor]:
+    """The parameters in the order of the names that they have in both libraries."""
+    named = {
+        name.replace("_params.", ".").replace("qvalue_network.network.", "qvalue_network."): p
+        for name, p in loss.named_parameters()
+    }
+    return [named[name] for name in sorted(named)]
 
 
 def pair(subject: Subject, estimator: str, dtype: torch.dtype, **arguments: Any) -> tuple[Any, Any]:
@@ -62,7 +70,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def align(ours: Any, theirs: Any) -> None:
     """The same parameters on both sides, and targets that are no longer copies of them."""
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for a, b in zip(ordered(ours), ordered(theirs), strict=True):
         b.data.copy_(a.data)
     for name, network in ours.named_children():
         if name.startswith("target_"):

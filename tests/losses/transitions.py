@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -15,6 +16,7 @@ from torchrl.modules import ValueOperator
 
 from compiled_rl import losses
 from compiled_rl.adapters.fields import Key
+from tests.losses.soft_networks import indices, one_hots, soft, soft_shared, two_draws
 
 OBSERVATION, ACTION, HIDDEN = 4, 3, 8
 
@@ -131,6 +133,11 @@ _DDPG = "loss_actor loss_value pred_value target_value pred_value_max target_val
 _TD3 = "loss_actor loss_qvalue pred_value state_action_value_actor next_state_value target_value"
 _BOUNDS = {"bounds": (-1.0, 0.7)}
 _SHARED = {"delay_actor": True}
+_SAC = "loss_actor loss_qvalue loss_alpha alpha entropy"
+_ENTROPY = {"target_entropy": -3.0}
+_SEVERAL = {"num_qvalue_nets": 5, "min_alpha": 0.5, "max_alpha": 0.9, "loss_function": "l2"}
+_INDICES = {"action_space": "categorical", "num_actions": ACTION}
+_ONE_HOTS = {"action_space": "one-hot", "target_entropy": 0.4}
 SUBJECTS = {
     "ddpg": Subject("DDPGLoss", deterministic, _DDPG),
     "ddpg-delayed": Subject("DDPGLoss", deterministic, _DDPG, {"delay_actor": True}),
@@ -144,4 +151,21 @@ SUBJECTS = {
         noise=smoothing,
     ),
     "ddpg-separate": Subject("DDPGLoss", shared, _DDPG, _SHARED | {"separate_losses": True}),
+    "sac": Subject("SACLoss", partial(soft, "tanh_normal"), _SAC, _ENTROPY, noise=two_draws),
+    "sac-several": Subject(
+        "SACLoss", partial(soft, "normal"), _SAC, _ENTROPY | _SEVERAL, noise=two_draws
+    ),
+    "sac-separate": Subject(
+        "SACLoss",
+        partial(soft_shared, "tanh_normal"),
+        _SAC,
+        _ENTROPY | {"separate_losses": True},
+        noise=two_draws,
+    ),
+    "discrete-sac": Subject(
+        "DiscreteSACLoss", partial(soft, "categorical"), _SAC, _INDICES, action=indices
+    ),
+    "discrete-sac-shared": Subject(
+        "DiscreteSACLoss", partial(soft_shared, "one_hot"), _SAC, _ONE_HOTS, action=one_hots
+    ),
 }
