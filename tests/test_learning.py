@@ -6,6 +6,7 @@ import torch
 from compiled_rl.export import to_onnx
 from examples import (
     a2c_cartpole,
+    ddpg_half_cheetah,
     ddpg_pendulum,
     klpen_cartpole,
     ppo_half_cheetah,
@@ -50,3 +51,8 @@ def test_the_pendulum_is_held_up(example, seed):
 @pytest.mark.slow
 def test_half_cheetah_runs():
     assert ppo_half_cheetah.main(200_000) > 300  # a policy that does not learn stays below zero
+
+
+@pytest.mark.slow
+def test_half_cheetah_runs_on_torchrls_environment_too():
+    assert ddpg_half_cheetah.main(24_000) > 200
