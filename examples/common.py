@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
 from compiled_rl import LossModule, ValueHead
-from compiled_rl.training import Collector
+from compiled_rl.training import Environments
 
 RECORDED = ("observation", "action", "action_log_prob")
 EPISODES = 20  # a mean return is that of the last so many
@@ -62,14 +62,14 @@ def minibatches(
             yield {name: x[index] for name, x in batch.items()}
 
 
-def mean_return(collector: Collector) -> float:
+def mean_return(envs: Environments) -> float:
     """Of the last episodes; zero before the first has ended."""
-    recent = collector.finished_returns[-EPISODES:]
+    recent = envs.finished_returns[-EPISODES:]
     return sum(recent) / max(len(recent), 1)
 
 
-def is_solved(name: str, collector: Collector) -> bool:
+def is_solved(name: str, envs: Environments) -> bool:
     """Whether the last episodes reached the threshold that the environment declares."""
     threshold = gym.spec(name).reward_threshold
-    enough = len(collector.finished_returns) >= EPISODES
-    return threshold is not None and enough and mean_return(collector) >= threshold
+    enough = len(envs.finished_returns) >= EPISODES
+    return threshold is not None and enough and mean_return(envs) >= threshold

@@ -8,6 +8,7 @@ from examples import (
     a2c_cartpole,
     ddpg_half_cheetah,
     ddpg_pendulum,
+    dqn_cartpole,
     klpen_cartpole,
     ppo_half_cheetah,
     sac_pendulum,
@@ -37,6 +38,12 @@ def test_ppo_solves_cartpole(seed, mode, tmp_path):
 )
 def test_cartpole_is_solved_within_its_steps(example, steps, seed):
     assert example.main(steps, seed) >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dqn_holds_the_pole_up(seed):
+    assert dqn_cartpole.main(100_000, seed) >= 450
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def project_categorical(
         Probabilities, ``[*B, K]``.
 
     Raises:
-        ValueError: the shapes do not fit, ``terminated`` is not bool, or there is one atom.
+        ValueError: shapes or dtypes do not fit, ``terminated`` is not bool, or there is one atom.
 
     Reference: Bellemare et al. 2017, arXiv:1707.06887, algorithm 1.
     """
@@ -103,6 +103,11 @@ def project_categorical(
         raise ValueError(
             f"{name}: `next_probs` must have the shape of `reward` and one axis more, "
             f"got {list(next_probs.shape)} and {list(reward.shape)}"
+        )
+    if next_probs.dtype != reward.dtype:
+        raise ValueError(
+            f"{name}: `next_probs` must have the dtype of `reward`, "
+            f"got {next_probs.dtype} and {reward.dtype}"
         )
     support = support.to(reward.dtype)
     discount = torch.where(terminated, 0.0, coefficient(name, "gamma", gamma, reward, None))

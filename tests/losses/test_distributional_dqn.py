@@ -10,7 +10,7 @@ from torchrl import objectives as torchrl
 from torchrl.data import Binary, Categorical, OneHot
 from torchrl.modules import DistributionalDQNnet
 
-from compiled_rl import DistributionalDQNLoss, QPolicy
+from compiled_rl import DistributionalDQNLoss, QPolicy, losses
 from compiled_rl.functional import project_categorical
 from compiled_rl.modules import ExpectedActionValue
 from compiled_rl.testing import assert_compiles_once
@@ -213,6 +213,34 @@ def test_the_support_follows_the_loss():
     theirs = torchrl.DistributionalDQNLoss(*q.c51(Categorical(q.ACTIONS)), **GAMMA).double()
     with pytest.raises(RuntimeError, match="must have the same scalar type"):
         theirs(data)
+
+
+def test_atoms_may_be_whole_numbers():
+    whole = torch.arange(q.ATOMS)
+    data = transitions((6,), action=q.index)
+    made = [
+        DistributionalDQNLoss(q.atoms(), support=x, **OF_INDICES) for x in (whole, whole.float())
+    ]
+    one, other = (loss(data)["loss"] for loss in made)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["DQNLoss", "DistributionalDQNLoss"])
+def test_rewards_may_be_finer_and_networks_coarser(name):
+    if name == "DQNLoss":
+        loss = losses.DQNLoss(q.mlp(q.ACTIONS), action_space="categorical")
+    else:
+        loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES)
+    data = transitions((6,), action=q.index)
+    expected = loss(data)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = loss(data)["loss"]
+    assert coarse.dtype == torch.float32
+    torch.testing.assert_close(coarse, expected, rtol=0.05, atol=0.05)
+    data["next", "reward"] = data["next", "reward"].double()
+    fine = loss(data)["loss"]
+    torch.testing.assert_close(fine.float(), expected)
+    fine.backward()
 
 
 def test_the_support_is_state():
