@@ -10,10 +10,11 @@ from compiled_rl.adapters import Data, EnsembleForm, Field, Key, PlainActor, Pla
 from compiled_rl.adapters.fields import joined
 from compiled_rl.adapters.specs import action_dimensions
 from compiled_rl.functional import distance_loss, soft_value
-from compiled_rl.losses.arguments import check_actor, check_options, check_range
+from compiled_rl.losses.arguments import check_actor, check_options
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import ACTION, ACTION_VALUE, TRANSITION
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
+from compiled_rl.losses.temperature import automatic
 
 
 class SACLoss(SoftLoss):
@@ -94,7 +95,9 @@ class SACLoss(SoftLoss):
         check_options(owner, options, SoftOptions)
         actor = PlainActor(check_actor(owner, actor_network))
         _check_reparametrized(owner, actor)
-        target_entropy = _target_entropy(owner, target_entropy, actor, action_spec)
+        if target_entropy == "auto":
+            count = action_dimensions(actor.network, actor.heads, action_spec)
+            target_entropy = automatic(owner, "action_spec", count, lambda n: -n)
         elsewhere = [x for x in (actor_network, value_network) if x is not None]
         super().__init__(actor, elsewhere, qvalue_network, target_entropy=target_entropy, **options)
         self.delay_actor, self.delay_value = delay_actor, delay_value
@@ -106,19 +109,18 @@ class SACLoss(SoftLoss):
 
     def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
         """The policy, the critics and the value network, and those that value states."""
-        actor, target_actor = [PlainActor(x) for x in self.with_target("actor_network")]
+        actor, drawing = [PlainActor(x) for x in self.with_target("actor_network")]
         critics, targets = [self._plain_critics(x) for x in self.with_target("qvalue_network")]
         self._check_actions(actor, critics)
-        self.hold(_actor=actor, _target_actor=target_actor)
-        self.hold(_critics=critics, _target_critics=targets)
+        self.hold(_actor=actor, _target_actor=drawing, _critics=critics, _target_critics=targets)
         if self.value_network is None:
-            self.hold_entered(target_actor, critics)
-            return actor, target_actor, critics, targets
+            self.hold_entered(drawing, critics)
+            return actor, drawing, critics, targets
         value, target = [self.plain_critic(x) for x in self.with_target("value_network")]
         shared = actor.shared_with(self.value_network) if self.separate_losses else frozenset()
         self.hold(_value=value, _target_value=target, _shared=shared)
         self.hold_entered(target)
-        return actor, target_actor, critics, targets, value, target
+        return actor, drawing, critics, targets, value, target
 
     def _plain_critics(self, network: nn.Module) -> EnsembleForm:
         reads = ("observation", *self.keys_of("action"))
@@ -257,17 +259,3 @@ def _check_reparametrized(owner: str, actor: PlainActor) -> None:
                 f"{owner}: `actor_network` must have samples with a gradient, got "
                 f"{type(head.family).__name__}; of discrete actions use DiscreteSACLoss"
             )
-
-
-def _target_entropy(owner: str, target_entropy: Any, actor: PlainActor, spec: Any) -> float:
-    """A number of nats; by default minus the number of the action's dimensions."""
-    if target_entropy != "auto":
-        check_range(owner, "target_entropy", target_entropy, "a number", lambda x: True)
-        return float(target_entropy)
-    count = action_dimensions(actor.network, actor.heads, spec)
-    if count is None:
-        raise ValueError(
-            f"{owner}: `target_entropy` must be given, or `action_spec`, where the policy does not "
-            "say how many numbers an action is, got 'auto'"
-        )
-    return -float(count)

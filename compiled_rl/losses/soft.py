@@ -89,7 +89,7 @@ class SoftLoss(Temperature, OffPolicyLoss):
         elsewhere: Sequence[nn.Module],
         qvalue_network: nn.Module | Sequence[nn.Module],
         *,
-        target_entropy: float,
+        target_entropy: Any,
         num_qvalue_nets: int = 2,
         alpha_init: float = 1.0,
         min_alpha: Optional[float] = None,

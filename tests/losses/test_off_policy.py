@@ -349,7 +349,18 @@ def test_on_the_meta_device(subject):
 # ---- one graph -----------------------------------------------------------------------------------
 
 
-@every_estimating_loss
+def once_a_loss(subjects: dict[str, Subject]) -> list[Any]:
+    """The first row of each loss; the others in the slow tier."""
+    seen: set[str] = set()
+    rows = []
+    for name, subject in subjects.items():
+        marks = [pytest.mark.slow] if subject.loss in seen else []
+        rows.append(pytest.param(subject, id=name, marks=marks))
+        seen.add(subject.loss)
+    return rows
+
+
+@pytest.mark.parametrize("subject", once_a_loss(ESTIMATING))
 @pytest.mark.parametrize("form", ["keywords", "tensordict"])
 def test_compiles_whole_and_seldom(subject, form):
     loss = subject.ours().make_value_estimator("td_lambda" if form == "tensordict" else "td0")

@@ -278,7 +278,9 @@ def test_a_policy_may_say_how_many_numbers_its_actions_are():
         module, ["loc", "scale"], spec=BOUNDED, distribution_class=TanhNormal, return_log_prob=True
     )
     assert entropy(own) == -ACTION
-    with pytest.raises(ValueError, match="`target_entropy` must be given, or `action_spec`, where"):
+    with pytest.raises(
+        ValueError, match="`action_spec` or `target_entropy` must be given where nothing"
+    ):
         entropy(Policy(network, modules.TanhNormal))
 
 
