@@ -108,7 +108,9 @@ class DiscreteSACLoss(SoftLoss):
         """What each critic says of the recorded action, ``[N, *B]``."""
         action = self.require(data, "action")
         self.check_recorded("action", action)
-        value = self.output_of(self._critics.without_shared(data))
+        value = self.output(
+            self._critics.without_shared(data), self.critics_output, self.qvalue_network
+        )
         if action.shape == (*batch, 1) and action.shape != value.shape[1:]:
             action = action.squeeze(-1)
         return chosen_action_value(value, action.expand(value.shape[0], *action.shape))
@@ -126,7 +128,7 @@ class DiscreteSACLoss(SoftLoss):
         family, params = head.family, head.params(computed)
         assert isinstance(family, Categorical)
         logits = family.logits(params)
-        value = self.output_of(critics.detached(state))
+        value = self.output(critics.detached(state), self.critics_output, self.qvalue_network)
         return categorical_soft_value(value, logits, self.temperature()), logits
 
 

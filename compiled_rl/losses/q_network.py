@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.adapters.action_values import action_space_of
 from compiled_rl.functional import categorical_mode
-from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TRANSITION, OffPolicyLoss, OffPolicyOptions
 from compiled_rl.modules import (
     Categorical,
@@ -85,8 +84,7 @@ class QNetworkLoss(OffPolicyLoss):
 
     def values(self, form: PlainForm, data: Data) -> Tensor:
         """What a network says of all actions."""
-        key = self.tensor_keys["action_value"]
-        return widened(form(data), [key], self.value_network)[key]
+        return self.output(form(data), "action_value", self.value_network)
 
     def best_action(self, action_value: Tensor) -> Tensor:
         """The action of most value; an index does for a one-hot one, and is found sooner."""

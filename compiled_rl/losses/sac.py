@@ -11,7 +11,6 @@ from compiled_rl.adapters.fields import joined
 from compiled_rl.adapters.specs import action_dimensions
 from compiled_rl.functional import distance_loss, soft_value
 from compiled_rl.losses.arguments import check_actor, check_options
-from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import ACTION, ACTION_VALUE, TRANSITION
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
 from compiled_rl.losses.temperature import automatic
@@ -215,13 +214,12 @@ class SACLoss(SoftLoss):
     def _state_value(self, data: Data, batch: Size, computed: Data) -> Tensor:
         """The value network's output as ``[*B]``."""
         assert self.value_network is not None
-        key = self.tensor_keys["value"]
-        value = widened(computed, [key], self.value_network)[key]
+        value = self.output(computed, "value", self.value_network)
         return self.transition(data, batch, value=value)["value"]
 
     def recorded_value(self, data: Data, batch: Size) -> Tensor:
         """What each critic says of the recorded action, ``[N, *B]``."""
-        return self._stacked(data, batch, self._critics.without_shared(data))
+        return self.stacked(self._critics.without_shared(data), data, batch, self.qvalue_network)
 
     @torch.no_grad()
     def next_value(self, data: Data, batch: Size) -> Tensor:
@@ -242,14 +240,8 @@ class SACLoss(SoftLoss):
     ) -> tuple[Tensor, Tensor]:
         """The soft value of a state from an action drawn there, and its log-probability."""
         drawn, log_prob = actor.sample(state, [data[key] for key in noise])
-        value = self._stacked(data, log_prob.shape, critics.detached(drawn))
+        value = self.stacked(critics.detached(drawn), data, log_prob.shape, self.qvalue_network)
         return soft_value(value, log_prob, self.temperature()), log_prob
-
-    def _stacked(self, data: Data, batch: Size, computed: Data) -> Tensor:
-        """The critics' values as ``[N, *B]``."""
-        value = self.output_of(computed)
-        self.transition(data, batch, value=value[0])
-        return value.reshape(value.shape[0], *batch)
 
 
 def _check_reparametrized(owner: str, actor: PlainActor) -> None:

@@ -40,6 +40,8 @@ def make_update(
         minimise: the outputs that are minimised, and returned, as if there were no others; None:
             all that the loss says, and all outputs are returned.
 
+    What is in ``batch`` stands before what is in ``noise``.
+
     Returns:
         ``update(params, optimiser_state, targets, batch, noise) -> (params, optimiser_state,
         targets, metrics)``, where ``optimiser_state`` has a list for each optimiser. It changes
@@ -57,7 +59,7 @@ def make_update(
         """The new parameters, state and targets, and the metrics."""
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
         with torch.enable_grad():
-            outputs: Tensors = call_with(loss, slots, {**leaves, **targets}, {**batch, **noise})
+            outputs: Tensors = call_with(loss, slots, {**leaves, **targets}, {**noise, **batch})
         if minimise is not None:
             outputs = {name: outputs[name] for name in wanted}
         grads = _gradients([outputs[name] for name in wanted if name in outputs], leaves)

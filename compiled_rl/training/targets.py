@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compiled_rl.functional import hard_update, soft_update
 from compiled_rl.losses import LossModule
@@ -81,7 +81,13 @@ class TargetNetUpdater:
 
     def targets(self) -> Tensors:
         """What ``moved`` takes: every copy's tensors that move, by name, and the rule's numbers."""
-        return {pair.target: at(pair.target_place) for pair in self._pairs}
+        raise NotImplementedError
+
+    def _with_numbers(self, **numbers: float) -> Tensors:
+        tensors = {pair.target: at(pair.target_place) for pair in self._pairs}
+        # Not float64 without need: it makes TorchDynamo trace everything twice.
+        dtype = torch.promote_types(next(iter(tensors.values())).dtype, torch.float32)
+        return tensors | {k: torch.tensor(x, dtype=dtype) for k, x in numbers.items()}
 
     def moved(self, targets: Tensors, params: Tensors) -> Tensors:
         """The rule as a pure function.
@@ -158,7 +164,7 @@ class SoftUpdate(TargetNetUpdater):
 
     def targets(self) -> Tensors:
         """Every copy's tensors that move, by name, and ``tau``."""
-        return {**super().targets(), "tau": _number(1 - self.eps)}
+        return self._with_numbers(tau=1 - self.eps)
 
     def _moved(self, targets: Tensors, sources: Tensors) -> Tensors:
         tau: Any = targets["tau"]
@@ -205,11 +211,8 @@ class HardUpdate(TargetNetUpdater):
 
     def targets(self) -> Tensors:
         """Every copy's tensors that move, by name, ``counter`` and ``interval``."""
-        numbers = {
-            "counter": _number(self.counter),
-            "interval": _number(self.value_network_update_interval),
-        }
-        return {**super().targets(), **numbers}
+        interval = self.value_network_update_interval
+        return self._with_numbers(counter=self.counter, interval=interval)
 
     def _moved(self, targets: Tensors, sources: Tensors) -> Tensors:
         counter: Any = targets["counter"]
@@ -249,7 +252,3 @@ def _eps(eps: Optional[float], tau: Optional[float]) -> float:
             stacklevel=3,
         )
     return eps
-
-
-def _number(x: float) -> Tensor:
-    return torch.tensor(x, dtype=torch.float64)

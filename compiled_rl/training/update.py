@@ -140,7 +140,10 @@ class UpdateStep:
 
 def _put(tensors: dict[Any, Tensor], new: dict[Any, Tensor]) -> None:
     for name, tensor in tensors.items():
-        tensor.copy_(new[name])
+        if new[name] is not tensor:
+            # TorchDynamo drops a `copy_` into a float64 number when it traces once more.
+            where = tensor.view(1) if tensor.dim() == 0 else tensor
+            where.copy_(new[name])
 
 
 def _check(loss: LossModule, max_grad_norm: Optional[float], mode: str) -> None:

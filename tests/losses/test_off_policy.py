@@ -185,6 +185,20 @@ def test_the_priority_is_written_where_it_is_wanted_and_nowhere_else(subject):
     assert torch.equal(loss(**keywords(loss, before))[0], data["td_error"])
 
 
+@every_estimating_loss
+def test_a_named_time_is_no_matter_for_one_step(subject):
+    loss = subject.ours()
+    data = with_noise(loss, subject.data(4, 5))
+    before = loss(data.clone())
+    data.names = ["time", None]
+    for name, x in loss(data).items():
+        assert torch.equal(x, before[name])
+    with pytest.raises(
+        ValueError, match="the dimension named 'time' must be the value estimator's"
+    ):
+        loss.make_value_estimator("td1")(data)
+
+
 @every_loss
 def test_only_what_is_minimised_has_a_gradient(subject):
     loss = subject.ours()
