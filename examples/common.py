@@ -7,8 +7,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
-from compiled_rl import LossModule
-from compiled_rl.training import Collector
+from compiled_rl import LossModule, ValueHead
+from compiled_rl.training import Environments
 
 RECORDED = ("observation", "action", "action_log_prob")
 EPISODES = 20  # a mean return is that of the last so many
@@ -27,6 +27,19 @@ def make_envs(name: str, count: int) -> VectorEnv:
 def layers(inputs: int, width: int = 64) -> list[nn.Module]:
     """Two hidden layers."""
     return [nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()]
+
+
+class ActionValue(nn.Module):
+    """A critic of an observation and an action, of so many numbers together."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(*layers(inputs), ValueHead(64))
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """The value of each action."""
+        value: Tensor = self.network(torch.cat([observation, action], -1))
+        return value
 
 
 def estimate(
@@ -49,14 +62,14 @@ def minibatches(
             yield {name: x[index] for name, x in batch.items()}
 
 
-def mean_return(collector: Collector) -> float:
+def mean_return(envs: Environments) -> float:
     """Of the last episodes; zero before the first has ended."""
-    recent = collector.finished_returns[-EPISODES:]
+    recent = envs.finished_returns[-EPISODES:]
     return sum(recent) / max(len(recent), 1)
 
 
-def is_solved(name: str, collector: Collector) -> bool:
+def is_solved(name: str, envs: Environments) -> bool:
     """Whether the last episodes reached the threshold that the environment declares."""
     threshold = gym.spec(name).reward_threshold
-    enough = len(collector.finished_returns) >= EPISODES
-    return threshold is not None and enough and mean_return(collector) >= threshold
+    enough = len(envs.finished_returns) >= EPISODES
+    return threshold is not None and enough and mean_return(envs) >= threshold

@@ -4,26 +4,13 @@ import torch
 import typer
 from torch import Generator, Tensor, nn
 
-from compiled_rl import DDPGLoss, SoftUpdate, UpdateStep, ValueHead
+from compiled_rl import DDPGLoss, SoftUpdate, UpdateStep
 from compiled_rl.modules import ActionRescaler
 from compiled_rl.training import Environments
-from examples.common import layers, make_envs
+from examples.common import ActionValue, layers, make_envs
 from examples.replay import Replay, evaluate
 
 NAME, BATCH, WARM_UP, NOISE, TORQUE = "Pendulum-v1", 128, 1_000, 0.2, torch.tensor([2.0])
-
-
-class ActionValue(nn.Module):
-    """A critic of three numbers of the observation and one of the action."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = nn.Sequential(*layers(4), ValueHead(64))
-
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """The value of each action."""
-        value: Tensor = self.network(torch.cat([observation, action], -1))
-        return value
 
 
 def make_actor() -> nn.Module:
@@ -34,7 +21,7 @@ def make_actor() -> nn.Module:
 def make_loss(seed: int) -> DDPGLoss:
     """An actor and a critic, of which frozen copies value the states entered."""
     torch.manual_seed(seed)
-    loss = DDPGLoss(make_actor(), ActionValue(), delay_actor=True)
+    loss = DDPGLoss(make_actor(), ActionValue(4), delay_actor=True)
     return loss.make_value_estimator(gamma=0.99)
 
 

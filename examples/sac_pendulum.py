@@ -2,29 +2,16 @@
 
 import torch
 import typer
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from compiled_rl import Policy, SACLoss, SoftUpdate, UpdateStep, ValueHead
+from compiled_rl import Policy, SACLoss, SoftUpdate, UpdateStep
 from compiled_rl.modules import StateDependentScale, TanhNormal
 from compiled_rl.training import Collector
-from examples.common import layers, make_envs, mean_return
+from examples.common import ActionValue, layers, make_envs, mean_return
 from examples.replay import Replay, evaluate
 
 NAME, BATCH, WARM_UP = "Pendulum-v1", 256, 1_000
 LEARNED = ("observation", "action", "next_observation", "next_reward", "next_done")
-
-
-class ActionValue(nn.Module):
-    """A critic of three numbers of the observation and one of the action."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = nn.Sequential(*layers(4), ValueHead(64))
-
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """The value of each action."""
-        value: Tensor = self.network(torch.cat([observation, action], -1))
-        return value
 
 
 def make_loss(seed: int) -> SACLoss:
@@ -32,12 +19,13 @@ def make_loss(seed: int) -> SACLoss:
     torch.manual_seed(seed)
     family = TanhNormal(low=torch.tensor([-2.0]), high=torch.tensor([2.0]))
     policy = Policy(nn.Sequential(*layers(3), nn.Linear(64, 2), StateDependentScale()), family)
-    loss = SACLoss(policy, [ActionValue(), ActionValue()], loss_function="l2")
+    loss = SACLoss(policy, [ActionValue(4), ActionValue(4)], loss_function="l2")
     return loss.make_value_estimator(gamma=0.99)
 
 
 def main(steps: int = 20_000, seed: int = 0, compile: bool = True) -> float:
     """Train, and print the mean return of fifty episodes without noise."""
+    torch.set_num_threads(1)  # for networks this small a second thread only waits
     loss = make_loss(seed)
     update = UpdateStep(
         loss,

@@ -6,8 +6,8 @@ from torch import Generator
 
 from compiled_rl import SoftUpdate, TD3Loss, UpdateStep
 from compiled_rl.training import Environments
-from examples.common import make_envs
-from examples.ddpg_pendulum import BATCH, NAME, TORQUE, WARM_UP, ActionValue, explore, make_actor
+from examples.common import ActionValue, make_envs
+from examples.ddpg_pendulum import BATCH, NAME, TORQUE, WARM_UP, explore, make_actor
 from examples.replay import Replay, evaluate
 
 DELAY = 2  # updates of the critics to one of the actor
@@ -16,7 +16,7 @@ DELAY = 2  # updates of the critics to one of the actor
 def make_loss(seed: int) -> TD3Loss:
     """An actor and two critics, of which frozen copies value the states entered."""
     torch.manual_seed(seed)
-    critics = [ActionValue(), ActionValue()]
+    critics = [ActionValue(4), ActionValue(4)]
     loss = TD3Loss(make_actor(), critics, bounds=(-TORQUE, TORQUE), loss_function="l2")
     return loss.make_value_estimator(gamma=0.99)
 

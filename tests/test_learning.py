@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from compiled_rl.export import to_onnx
-from examples import a2c_cartpole, klpen_cartpole, ppo_half_cheetah
+from examples import (
+    a2c_cartpole,
+    ddpg_half_cheetah,
+    ddpg_pendulum,
+    dqn_cartpole,
+    klpen_cartpole,
+    ppo_half_cheetah,
+    sac_pendulum,
+    td3_pendulum,
+)
 from examples.play import play
 from examples.ppo_cartpole import Config, solved, train
 
@@ -32,5 +41,25 @@ def test_cartpole_is_solved_within_its_steps(example, steps, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dqn_holds_the_pole_up(seed):
+    assert dqn_cartpole.main(100_000, seed) >= 450
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "example", [ddpg_pendulum, td3_pendulum, sac_pendulum], ids=["ddpg", "td3", "sac"]
+)
+def test_the_pendulum_is_held_up(example, seed):
+    assert example.main(20_000, seed) >= -200
+
+
+@pytest.mark.slow
 def test_half_cheetah_runs():
     assert ppo_half_cheetah.main(200_000) > 300  # a policy that does not learn stays below zero
+
+
+@pytest.mark.slow
+def test_half_cheetah_runs_on_torchrls_environment_too():
+    assert ddpg_half_cheetah.main(24_000) > 200

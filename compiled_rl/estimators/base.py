@@ -68,6 +68,7 @@ class ValueEstimatorBase(KeyedModule):
     fixed: ClassVar[tuple[str, ...]] = ("value_network",)
     settable: ClassVar[tuple[str, ...]] = ("input", "output")
     needs_value: ClassVar[bool] = True  # whether the value target asks for the value, too
+    sequential: bool = True  # whether what it computes of a step depends on other steps
     fields: tuple[Field, ...] = (
         Field("value", "state_value", "input", "as reward", "of the state left, if not computed"),
         Field("reward", ("next", "reward"), "input", "[*B, T] or [*B, T, 1]", "of the step"),

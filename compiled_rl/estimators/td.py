@@ -85,6 +85,7 @@ class TD0Estimator(_TemporalDifference):
         time_dim = 0 if time_dim is None and not shifted else time_dim
         options |= {"time_dim": time_dim, "shifted": shifted}
         super().__init__(gamma=gamma, average_rewards=average_rewards, **options)
+        self.sequential = shifted
 
     def target(self, steps: Steps) -> Tensor:
         """The one-step bootstrapped return."""

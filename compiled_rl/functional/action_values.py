@@ -92,18 +92,14 @@ def project_categorical(
         Probabilities, ``[*B, K]``.
 
     Raises:
-        ValueError: the shapes do not fit, ``terminated`` is not bool, or there is one atom.
+        ValueError: shapes or dtypes do not fit, ``terminated`` is not bool, or there is one atom.
 
     Reference: Bellemare et al. 2017, arXiv:1707.06887, algorithm 1.
     """
     name = "project_categorical"
     check_flag(name, "terminated", terminated, "reward", reward)
     _check_atoms(name, "next_probs", next_probs, -1, support)
-    if next_probs.shape[:-1] != reward.shape:
-        raise ValueError(
-            f"{name}: `next_probs` must have the shape of `reward` and one axis more, "
-            f"got {list(next_probs.shape)} and {list(reward.shape)}"
-        )
+    _check_beside_atoms(name, reward, next_probs)
     support = support.to(reward.dtype)
     discount = torch.where(terminated, 0.0, coefficient(name, "gamma", gamma, reward, None))
     moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
@@ -121,7 +117,7 @@ def project_categorical(
 
 
 def categorical_cross_entropy(logits: Tensor, target_probs: Tensor) -> Tensor:
-    """How far a categorical distribution is from a target, in nats above the target's entropy.
+    """Cross-entropy of a categorical distribution and its target: least where they are equal.
 
         -sum over k of  target_probs[k] * log_softmax(logits)[k]
 
@@ -150,4 +146,17 @@ def _check_atoms(function: str, name: str, x: Tensor, dim: int, support: Tensor)
         raise ValueError(
             f"{function}: `{name}` must have {support.shape[0]} atoms in dimension {dim}, "
             f"got {list(x.shape)}"
+        )
+
+
+def _check_beside_atoms(function: str, reward: Tensor, next_probs: Tensor) -> None:
+    if next_probs.shape[:-1] != reward.shape:
+        raise ValueError(
+            f"{function}: `next_probs` must have the shape of `reward` and one axis more, "
+            f"got {list(next_probs.shape)} and {list(reward.shape)}"
+        )
+    if next_probs.dtype != reward.dtype:
+        raise ValueError(
+            f"{function}: `next_probs` must have the dtype of `reward`, "
+            f"got {next_probs.dtype} and {reward.dtype}"
         )

@@ -249,7 +249,9 @@ class LossModule(ConvertedNetworks, KeyedModule):
     def _check_time(self, source: Any, data: Data) -> None:
         """Refuse sequences whose time is another axis than the estimator will take."""
         estimator, named = self._value_estimator, named_time(source)
-        if estimator is None or named is None or self.tensor_keys.get("advantage") in data:
+        if estimator is None or not estimator.sequential or named is None:
+            return
+        if self.tensor_keys.get("advantage") in data:
             return
         axis = -1 if estimator.time_dim is None else estimator.time_dim
         if (named - axis) % source.batch_dims:

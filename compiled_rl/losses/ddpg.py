@@ -10,7 +10,6 @@ from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.functional import distance_loss, reduce
 from compiled_rl.functional.reduction import largest
 from compiled_rl.losses.arguments import check_options
-from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import (
     ACTION,
     ACTION_VALUE,
@@ -153,5 +152,4 @@ class DDPGLoss(OffPolicyLoss):
 
     def _of(self, computed: Data) -> Tensor:
         """The critic's value among what was computed."""
-        key = self.tensor_keys["state_action_value"]
-        return widened(computed, [key], self.value_network)[key]
+        return self.output(computed, "state_action_value", self.value_network)

@@ -14,10 +14,11 @@ from compiled_rl.functional import (
     categorical_soft_value,
     chosen_action_value,
 )
-from compiled_rl.losses.arguments import check_actor, check_options, check_range
+from compiled_rl.losses.arguments import check_actor, check_options
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TRANSITION
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
+from compiled_rl.losses.temperature import automatic
 from compiled_rl.modules import Categorical
 from compiled_rl.modules.q_policy import action_family
 
@@ -81,9 +82,8 @@ class DiscreteSACLoss(SoftLoss):
         _check_categorical(owner, actor, action_space)
         if target_entropy == "auto":
             count = number_of_actions(action_space) if num_actions is None else num_actions
-            target_entropy = _share(owner, target_entropy_weight, count)
-        check_range(owner, "target_entropy", target_entropy, "a number", lambda x: True)
-        target_entropy = float(target_entropy)
+            share = target_entropy_weight
+            target_entropy = automatic(owner, "num_actions", count, lambda n: share * math.log(n))
         elsewhere = (actor.network,)
         super().__init__(actor, elsewhere, qvalue_network, target_entropy=target_entropy, **options)
         self.make_value_estimator()
@@ -108,7 +108,9 @@ class DiscreteSACLoss(SoftLoss):
         """What each critic says of the recorded action, ``[N, *B]``."""
         action = self.require(data, "action")
         self.check_recorded("action", action)
-        value = self.output_of(self._critics.without_shared(data))
+        value = self.output(
+            self._critics.without_shared(data), self.critics_output, self.qvalue_network
+        )
         if action.shape == (*batch, 1) and action.shape != value.shape[1:]:
             action = action.squeeze(-1)
         return chosen_action_value(value, action.expand(value.shape[0], *action.shape))
@@ -126,7 +128,7 @@ class DiscreteSACLoss(SoftLoss):
         family, params = head.family, head.params(computed)
         assert isinstance(family, Categorical)
         logits = family.logits(params)
-        value = self.output_of(critics.detached(state))
+        value = self.output(critics.detached(state), self.critics_output, self.qvalue_network)
         return categorical_soft_value(value, logits, self.temperature()), logits
 
 
@@ -142,12 +144,3 @@ def _check_categorical(owner: str, actor: PlainPolicy, action_space: Any) -> Non
         raise ValueError(
             f"{owner}: `action_space` must be 'categorical' or 'one-hot', got {action_space!r}"
         )
-
-
-def _share(owner: str, weight: float, count: Optional[int]) -> float:
-    """Of the largest entropy that there is among so many actions."""
-    if count is None:
-        raise ValueError(
-            f"{owner}: `num_actions` must be given, or `target_entropy`, got None and 'auto'"
-        )
-    return weight * math.log(count)

@@ -112,13 +112,14 @@ class DistributionalDQNLoss(QNetworkLoss):
                 f"{self.name}: `support` must be a tensor of at least two atoms, "
                 f"got {list(support.shape) if isinstance(support, Tensor) else support!r}"
             )
-        steps = support.diff()
-        even = torch.isclose(steps, steps.mean(), rtol=1e-3)
-        if not holds((steps > 0) & even):
+        whole = not support.is_floating_point()
+        atoms: Tensor = support.to(torch.get_default_dtype() if whole else support.dtype, copy=True)
+        steps = atoms.detach().diff()
+        if not holds((steps > 0) & torch.isclose(steps, steps.mean(), rtol=1e-3)):
             raise ValueError(
-                f"{self.name}: `support` must ascend in equal steps, got {support.tolist()}"
+                f"{self.name}: `support` must ascend in equal steps, got {atoms.tolist()}"
             )
-        return support.detach().clone()
+        return atoms.detach()
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> Self:
         """Set the discount; the target is that of one reward, or of n-step data, for good.
@@ -159,7 +160,9 @@ class DistributionalDQNLoss(QNetworkLoss):
         entered = self.entered(data)
         judged = expected_action_value(self.values(self._network, entered), self.support)
         logits = _of_action(self.values(self._target, entered), self.family.mode((judged,)))
-        moved = (step["reward"], logits.softmax(-1), step["terminated"], self.support)
+        reward = step["reward"]  # it may be finer than what the network gives
+        probs = logits.to(reward.dtype).softmax(-1)
+        moved = (reward, probs, step["terminated"], self.support)
         return project_categorical(*moved, self._discount(data, batch))
 
     def _discount(self, data: Data, batch: Size) -> Any:

@@ -24,6 +24,7 @@ from compiled_rl.estimators import (
 from compiled_rl.functional.scalars import where_valid
 from compiled_rl.losses.arguments import check_distance
 from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.dtypes import widened
 from compiled_rl.modules import frozen_copy
 
 TRANSITION = (
@@ -174,6 +175,17 @@ class OffPolicyLoss(LossModule):
         action = self.require(data, "action")
         self.check_recorded("action", action)
         return action.shape[:-1]
+
+    def output(self, computed: Data, name: str, network: nn.Module) -> Tensor:
+        """What a network computed under the key of the field ``name``, as precise as it is."""
+        key = self.tensor_keys[name]
+        return widened(computed, [key], network)[key]
+
+    def stacked(self, computed: Data, data: Data, batch: Size, critics: nn.Module) -> Tensor:
+        """What several critics computed, as ``[N, *B]``."""
+        value = self.output(computed, "state_action_value", critics)
+        self.transition(data, batch, value=value[0])
+        return value.reshape(value.shape[0], *batch)
 
     def td_target(
         self, data: Data, batch: Size, next_value: Tensor, mask: Optional[Tensor]

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.adapters.action_values import action_space_of
-from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TRANSITION, OffPolicyLoss, OffPolicyOptions
 from compiled_rl.modules import (
     Categorical,
@@ -84,8 +83,7 @@ class QNetworkLoss(OffPolicyLoss):
 
     def values(self, form: PlainForm, data: Data) -> Tensor:
         """What a network says of all actions."""
-        key = self.tensor_keys["action_value"]
-        return widened(form(data), [key], self.value_network)[key]
+        return self.output(form(data), "action_value", self.value_network)
 
     def recorded_action(self, data: Data, batch: int) -> Tensor:
         """The action as ``chosen_action_value`` takes it: an index may come with a trailing one."""

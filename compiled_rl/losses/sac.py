@@ -10,10 +10,10 @@ from compiled_rl.adapters import Data, EnsembleForm, Field, Key, PlainActor, Pla
 from compiled_rl.adapters.fields import joined
 from compiled_rl.adapters.specs import action_dimensions
 from compiled_rl.functional import distance_loss, soft_value
-from compiled_rl.losses.arguments import check_actor, check_options, check_range
-from compiled_rl.losses.dtypes import widened
+from compiled_rl.losses.arguments import check_actor, check_options
 from compiled_rl.losses.off_policy import ACTION, ACTION_VALUE, TRANSITION
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
+from compiled_rl.losses.temperature import automatic
 
 
 class SACLoss(SoftLoss):
@@ -94,7 +94,9 @@ class SACLoss(SoftLoss):
         check_options(owner, options, SoftOptions)
         actor = PlainActor(check_actor(owner, actor_network))
         _check_reparametrized(owner, actor)
-        target_entropy = _target_entropy(owner, target_entropy, actor, action_spec)
+        if target_entropy == "auto":
+            count = action_dimensions(actor.network, actor.heads, action_spec)
+            target_entropy = automatic(owner, "action_spec", count, lambda n: -n)
         elsewhere = [x for x in (actor_network, value_network) if x is not None]
         super().__init__(actor, elsewhere, qvalue_network, target_entropy=target_entropy, **options)
         self.delay_actor, self.delay_value = delay_actor, delay_value
@@ -106,19 +108,18 @@ class SACLoss(SoftLoss):
 
     def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
         """The policy, the critics and the value network, and those that value states."""
-        actor, target_actor = [PlainActor(x) for x in self.with_target("actor_network")]
+        actor, drawing = [PlainActor(x) for x in self.with_target("actor_network")]
         critics, targets = [self._plain_critics(x) for x in self.with_target("qvalue_network")]
         self._check_actions(actor, critics)
-        self.hold(_actor=actor, _target_actor=target_actor)
-        self.hold(_critics=critics, _target_critics=targets)
+        self.hold(_actor=actor, _target_actor=drawing, _critics=critics, _target_critics=targets)
         if self.value_network is None:
-            self.hold_entered(target_actor, critics)
-            return actor, target_actor, critics, targets
+            self.hold_entered(drawing, critics)
+            return actor, drawing, critics, targets
         value, target = [self.plain_critic(x) for x in self.with_target("value_network")]
         shared = actor.shared_with(self.value_network) if self.separate_losses else frozenset()
         self.hold(_value=value, _target_value=target, _shared=shared)
         self.hold_entered(target)
-        return actor, target_actor, critics, targets, value, target
+        return actor, drawing, critics, targets, value, target
 
     def _plain_critics(self, network: nn.Module) -> EnsembleForm:
         reads = ("observation", *self.keys_of("action"))
@@ -213,13 +214,12 @@ class SACLoss(SoftLoss):
     def _state_value(self, data: Data, batch: Size, computed: Data) -> Tensor:
         """The value network's output as ``[*B]``."""
         assert self.value_network is not None
-        key = self.tensor_keys["value"]
-        value = widened(computed, [key], self.value_network)[key]
+        value = self.output(computed, "value", self.value_network)
         return self.transition(data, batch, value=value)["value"]
 
     def recorded_value(self, data: Data, batch: Size) -> Tensor:
         """What each critic says of the recorded action, ``[N, *B]``."""
-        return self._stacked(data, batch, self._critics.without_shared(data))
+        return self.stacked(self._critics.without_shared(data), data, batch, self.qvalue_network)
 
     @torch.no_grad()
     def next_value(self, data: Data, batch: Size) -> Tensor:
@@ -240,14 +240,8 @@ class SACLoss(SoftLoss):
     ) -> tuple[Tensor, Tensor]:
         """The soft value of a state from an action drawn there, and its log-probability."""
         drawn, log_prob = actor.sample(state, [data[key] for key in noise])
-        value = self._stacked(data, log_prob.shape, critics.detached(drawn))
+        value = self.stacked(critics.detached(drawn), data, log_prob.shape, self.qvalue_network)
         return soft_value(value, log_prob, self.temperature()), log_prob
-
-    def _stacked(self, data: Data, batch: Size, computed: Data) -> Tensor:
-        """The critics' values as ``[N, *B]``."""
-        value = self.output_of(computed)
-        self.transition(data, batch, value=value[0])
-        return value.reshape(value.shape[0], *batch)
 
 
 def _check_reparametrized(owner: str, actor: PlainActor) -> None:
@@ -257,17 +251,3 @@ def _check_reparametrized(owner: str, actor: PlainActor) -> None:
                 f"{owner}: `actor_network` must have samples with a gradient, got "
                 f"{type(head.family).__name__}; of discrete actions use DiscreteSACLoss"
             )
-
-
-def _target_entropy(owner: str, target_entropy: Any, actor: PlainActor, spec: Any) -> float:
-    """A number of nats; by default minus the number of the action's dimensions."""
-    if target_entropy != "auto":
-        check_range(owner, "target_entropy", target_entropy, "a number", lambda x: True)
-        return float(target_entropy)
-    count = action_dimensions(actor.network, actor.heads, spec)
-    if count is None:
-        raise ValueError(
-            f"{owner}: `target_entropy` must be given, or `action_spec`, where the policy does not "
-            "say how many numbers an action is, got 'auto'"
-        )
-    return -float(count)

@@ -10,7 +10,6 @@ from compiled_rl.adapters.policy import one_or_several
 from compiled_rl.functional import distance_loss, reduce
 from compiled_rl.functional.scalars import where_valid
 from compiled_rl.losses.critics import ensemble_of
-from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TD_ERROR, OffPolicyLoss, OffPolicyOptions
 from compiled_rl.losses.temperature import Temperature
 from compiled_rl.modules import Ensemble
@@ -89,7 +88,7 @@ class SoftLoss(Temperature, OffPolicyLoss):
         elsewhere: Sequence[nn.Module],
         qvalue_network: nn.Module | Sequence[nn.Module],
         *,
-        target_entropy: float,
+        target_entropy: Any,
         num_qvalue_nets: int = 2,
         alpha_init: float = 1.0,
         min_alpha: Optional[float] = None,
@@ -163,11 +162,6 @@ class SoftLoss(Temperature, OffPolicyLoss):
         target = self.td_target(data, batch, self.next_value(data, batch), mask)
         loss = distance_loss(value, target.expand_as(value), self.loss_function)
         return {"loss_qvalue": loss.sum(0)}, (value - target).abs().amax(0)
-
-    def output_of(self, computed: Data) -> Tensor:
-        """The critics' output among what was computed."""
-        key = self.tensor_keys[self.critics_output]
-        return widened(computed, [key], self.qvalue_network)[key]
 
     def entered(self, data: Data) -> Data:
         """The inputs at the states entered, under the names of the root."""

@@ -12,7 +12,6 @@ from compiled_rl.functional import distance_loss, reduce, smoothed_action
 from compiled_rl.functional.scalars import where_valid
 from compiled_rl.losses.arguments import check_options, check_range
 from compiled_rl.losses.critics import ensemble_of
-from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import (
     ACTION,
     ACTION_VALUE,
@@ -184,10 +183,12 @@ class TD3Loss(OffPolicyLoss):
         data = self.select_valid(data)
         batch = self.batch(data)
         mask, weight = self.mask(data, batch), self.weight(data, batch)
-        value = self._stacked(data, batch, self._critics.without_shared(data))
+        value = self.stacked(self._critics.without_shared(data), data, batch, self.qvalue_network)
         next_value = self._next_value(data, batch)
         target = self.td_target(data, batch, next_value, mask)
-        actor_value = self._stacked(data, batch, self._critics.detached(self._actor(data)))
+        actor_value = self.stacked(
+            self._critics.detached(self._actor(data)), data, batch, self.qvalue_network
+        )
         loss = distance_loss(value, target.expand_as(value), self.loss_function).sum(0)
         error = (value - target).detach().square().amax(0)
         return {
@@ -207,11 +208,4 @@ class TD3Loss(OffPolicyLoss):
         action, scales = found[key], (self.policy_noise, self.noise_clip)
         low, high = self.min_action.expand_as(action), self.max_action.expand_as(action)
         found[key] = smoothed_action(action, data[_NOISE], low, high, *scales)
-        return self._stacked(data, batch, self._target_critics(found)).amin(0)
-
-    def _stacked(self, data: Data, batch: Size, computed: Data) -> Tensor:
-        """The critics' values as ``[N, *B]``."""
-        key = self.tensor_keys["state_action_value"]
-        value = widened(computed, [key], self.qvalue_network)[key]
-        self.transition(data, batch, value=value[0])
-        return value.reshape(value.shape[0], *batch)
+        return self.stacked(self._target_critics(found), data, batch, self.qvalue_network).amin(0)

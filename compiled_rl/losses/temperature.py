@@ -1,6 +1,7 @@
 """The temperature of a maximum-entropy loss: how much a nat of entropy is worth."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Optional
 
 import torch
@@ -33,11 +34,12 @@ class Temperature(CoefficientModule):
         min_alpha: Optional[float],
         max_alpha: Optional[float],
         fixed_alpha: bool,
-        target_entropy: float,
+        target_entropy: Any,
     ) -> None:
         """Register all of it, from the arguments of a loss."""
         owner = type(self).__name__
         check_range(owner, "alpha_init", alpha_init, "positive", lambda x: x > 0)
+        check_range(owner, "target_entropy", target_entropy, "finite", math.isfinite)
         low, high = _bound(owner, "min_alpha", min_alpha), _bound(owner, "max_alpha", max_alpha)
         if low is not None and high is not None and low > high:
             raise ValueError(
@@ -91,6 +93,18 @@ class Temperature(CoefficientModule):
         bounded: Tensor = self._bounded().detach()
         outside = torch.where(rises, self.log_alpha > bounded, self.log_alpha < bounded)
         return bounded + torch.where(outside, 0.0, self.log_alpha - self.log_alpha.detach())
+
+
+def automatic(
+    owner: str, argument: str, count: Optional[int], entropy: Callable[[int], float]
+) -> float:
+    """The target entropy of a policy of which one knows how many numbers or actions it has."""
+    if count is None:
+        raise ValueError(
+            f"{owner}: `{argument}` or `target_entropy` must be given where nothing else says how "
+            "many there are, got None and 'auto'"
+        )
+    return float(entropy(count))
 
 
 def _clipped(x: Tensor, low: Optional[Tensor], high: Optional[Tensor]) -> Tensor:

@@ -99,6 +99,11 @@ def test_a_support_that_does_not_fit_is_refused(atoms):
         project_categorical(rewards(1.0), probs(3, 5), NEVER, atoms)
 
 
+def test_precisions_do_not_mix():
+    with pytest.raises(ValueError, match="`next_probs` must have the dtype of `reward`, got"):
+        project_categorical(rewards(1.0), probs(3, 5).float(), NEVER, SUPPORT)
+
+
 def test_a_distribution_is_nearest_to_itself():
     target = probs(3, 5)
     closest = categorical_cross_entropy(target.log(), target)

@@ -156,7 +156,7 @@ def test_plain_networks_are_what_their_wrappers_are():
 def test_arguments_are_checked_when_they_are_given():
     actor, q = soft("categorical")
     with pytest.raises(
-        ValueError, match="`num_actions` must be given, or `target_entropy`, got No"
+        ValueError, match="`num_actions` or `target_entropy` must be given where nothing"
     ):
         DiscreteSACLoss(actor, q)
     with pytest.raises(ValueError, match="`action_space` must be 'categorical' or 'one-hot', got"):

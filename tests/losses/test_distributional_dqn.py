@@ -10,7 +10,7 @@ from torchrl import objectives as torchrl
 from torchrl.data import Binary, Categorical, OneHot
 from torchrl.modules import DistributionalDQNnet
 
-from compiled_rl import DistributionalDQNLoss, QPolicy
+from compiled_rl import DistributionalDQNLoss, QPolicy, losses
 from compiled_rl.functional import project_categorical
 from compiled_rl.modules import ExpectedActionValue
 from compiled_rl.testing import assert_compiles_once
@@ -158,6 +158,9 @@ def test_the_discount_can_be_set():
     assert loss.gamma == 0.5
     after = loss(data)["loss"]
     assert after != before
+    theirs = torchrl.DistributionalDQNLoss(*q.c51(Categorical(q.ACTIONS)), **GAMMA)
+    theirs.make_value_estimator(torchrl.ValueEstimators.TD0, gamma=0.5)
+    assert theirs.gamma == torch.tensor(0.9)  # it takes the discount, and leaves it
     loss.gamma = 0.9
     assert torch.equal(loss(data)["loss"], before)
     assert loss.state_dict()["gamma"] == torch.tensor(0.9)
@@ -201,8 +204,48 @@ def test_atoms_that_do_not_fit_are_refused():
 
 
 def test_the_support_follows_the_loss():
+    """TorchRL makes its target in the default precision, and cannot add to it in another."""
     loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES).double()
     assert loss.support.dtype == torch.float64
     data = transitions((6,), torch.float64, q.index)
     assert loss(data)["loss"].dtype == torch.float64
     assert all(g is not None for g in gradients(loss, loss(data)["loss"]))
+    theirs = torchrl.DistributionalDQNLoss(*q.c51(Categorical(q.ACTIONS)), **GAMMA).double()
+    with pytest.raises(RuntimeError, match="must have the same scalar type"):
+        theirs(data)
+
+
+def test_atoms_may_be_whole_numbers():
+    whole = torch.arange(q.ATOMS)
+    data = transitions((6,), action=q.index)
+    made = [
+        DistributionalDQNLoss(q.atoms(), support=x, **OF_INDICES) for x in (whole, whole.float())
+    ]
+    one, other = (loss(data)["loss"] for loss in made)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["DQNLoss", "DistributionalDQNLoss"])
+def test_rewards_may_be_finer_and_networks_coarser(name):
+    if name == "DQNLoss":
+        loss = losses.DQNLoss(q.mlp(q.ACTIONS), action_space="categorical")
+    else:
+        loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES)
+    data = transitions((6,), action=q.index)
+    expected = loss(data)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = loss(data)["loss"]
+    assert coarse.dtype == torch.float32
+    torch.testing.assert_close(coarse, expected, rtol=0.05, atol=0.05)
+    data["next", "reward"] = data["next", "reward"].double()
+    fine = loss(data)["loss"]
+    torch.testing.assert_close(fine.float(), expected)
+    fine.backward()
+
+
+def test_the_support_is_state():
+    loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES)
+    other = DistributionalDQNLoss(q.atoms(), support=2 * q.SUPPORT, **OF_INDICES)
+    other.load_state_dict(loss.state_dict())
+    data = transitions((6,), action=q.index)
+    assert torch.equal(other(data)["loss"], loss(data)["loss"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
 from torchrl import objectives as torchrl
 from torchrl.data import (
@@ -219,6 +220,18 @@ def test_bits_may_be_said_in_any_way(space):
 def test_an_action_space_that_nobody_knows_is_refused(space, words):
     with pytest.raises(ValueError, match=words):
         DQNLoss(q.mlp(q.ACTIONS), action_space=space)
+    if space is None:
+        with pytest.warns(UserWarning, match="DQNLoss will default to 'one-hot'"):
+            torchrl.DQNLoss(_unsaid())
+        with pytest.raises(ValueError, match=words.split(",")[0]):
+            DQNLoss(_unsaid())
+
+
+def _unsaid() -> nn.Module:
+    """A network that has a place for what its actions are, and nothing there."""
+    network = TensorDictModule(q.mlp(q.ACTIONS), ["observation"], ["action_value"])
+    network.spec = None
+    return network
 
 
 def test_an_actor_says_what_its_actions_are_without_a_spec():
@@ -228,6 +241,24 @@ def test_an_actor_says_what_its_actions_are_without_a_spec():
         with pytest.raises(ValueError, match="action_space was not specified"):
             torchrl.DQNLoss(actor)
         assert DQNLoss(actor)(transitions((6,), action=action))["loss"] > 0
+
+
+def test_bits_are_chosen_where_torchrl_cannot():
+    data = transitions((6,), action=lambda shape, dtype: torch.rand(*shape, q.ACTIONS) < 0.5)
+    with pytest.raises((NotImplementedError, TypeError)):
+        torchrl.DQNLoss(q.mlp(q.ACTIONS), action_space="binary")(data.clone())
+    assert DQNLoss(q.mlp(q.ACTIONS), action_space="binary")(data)["loss"] > 0
+
+
+def test_equal_blocks_are_given_one_by_one():
+    network = TensorDictModule(q.mlp(4), ["observation"], ["action_value"])
+    for lengths, words in ((2, "`action_space` must say how long"), ([2, 2], "")):
+        actor = TensorDictSequential(network, QValueModule("mult_one_hot", var_nums=lengths))
+        if words:
+            with pytest.raises(ValueError, match=words):
+                DQNLoss(actor)
+        else:
+            assert DQNLoss(actor).family.nvec == [2, 2]
 
 
 def test_no_network_is_refused():

@@ -185,6 +185,20 @@ def test_the_priority_is_written_where_it_is_wanted_and_nowhere_else(subject):
     assert torch.equal(loss(**keywords(loss, before))[0], data["td_error"])
 
 
+@every_estimating_loss
+def test_a_named_time_is_no_matter_for_one_step(subject):
+    loss = subject.ours()
+    data = with_noise(loss, subject.data(4, 5))
+    before = loss(data.clone())
+    data.names = ["time", None]
+    for name, x in loss(data).items():
+        assert torch.equal(x, before[name])
+    with pytest.raises(
+        ValueError, match="the dimension named 'time' must be the value estimator's"
+    ):
+        loss.make_value_estimator("td1")(data)
+
+
 @every_loss
 def test_only_what_is_minimised_has_a_gradient(subject):
     loss = subject.ours()
@@ -349,7 +363,18 @@ def test_on_the_meta_device(subject):
 # ---- one graph -----------------------------------------------------------------------------------
 
 
-@every_estimating_loss
+def once_a_loss(subjects: dict[str, Subject]) -> list[Any]:
+    """The first row of each loss; the others in the slow tier."""
+    seen: set[str] = set()
+    rows = []
+    for name, subject in subjects.items():
+        marks = [pytest.mark.slow] if subject.loss in seen else []
+        rows.append(pytest.param(subject, id=name, marks=marks))
+        seen.add(subject.loss)
+    return rows
+
+
+@pytest.mark.parametrize("subject", once_a_loss(ESTIMATING))
 @pytest.mark.parametrize("form", ["keywords", "tensordict"])
 def test_compiles_whole_and_seldom(subject, form):
     loss = subject.ours().make_value_estimator("td_lambda" if form == "tensordict" else "td0")

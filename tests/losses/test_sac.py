@@ -278,7 +278,9 @@ def test_a_policy_may_say_how_many_numbers_its_actions_are():
         module, ["loc", "scale"], spec=BOUNDED, distribution_class=TanhNormal, return_log_prob=True
     )
     assert entropy(own) == -ACTION
-    with pytest.raises(ValueError, match="`target_entropy` must be given, or `action_spec`, where"):
+    with pytest.raises(
+        ValueError, match="`action_spec` or `target_entropy` must be given where nothing"
+    ):
         entropy(Policy(network, modules.TanhNormal))
 
 
@@ -384,7 +386,7 @@ def test_a_policy_that_gives_an_object_is_reparametrised():
     actor = Given(nn.Linear(OBSERVATION, ACTION), ["observation"], ["loc"])
     loss = SACLoss(actor, critic("normal"), fixed_alpha=True, alpha_init=1e-6, **ENTROPY)
     (grad, _) = torch.autograd.grad(loss(SAC.data(6))["loss_actor"], list(actor.parameters()))
-    assert grad.abs().sum() > 0
+    assert grad.abs().sum() > 1e-3  # that of the score alone is smaller than alpha
 
 
 # ---- noise ---------------------------------------------------------------------------------------
