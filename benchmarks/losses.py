@@ -1,4 +1,4 @@
-"""How long do forward and backward of the on-policy losses take, with the advantage given?
+"""How long do forward and backward of the losses take, on-policy with the advantage given?
 
 Every contender is the drop-in: the same wrapped networks (64x64 tanh MLPs, 17 observations, 6
 actions), the same TensorDict, gradients of the sum of the losses to every parameter. A2C's policy
@@ -7,10 +7,12 @@ is TorchRL's faster form, which its users must ask for; ``torchrl-compiled`` com
 form with the Inductor options that ours has. It is missing for KL-penalty PPO, which TorchRL cannot
 compile: Inductor refuses the ``set_`` by which ``forward`` replaces the weight of the penalty, even
 where breaks are allowed. That weight is held still on both sides (increment and decrement of one),
-so that thousands of calls on one batch do not drive it to zero; the rule runs all the same.
+so that thousands of calls on one batch do not drive it to zero; the rule runs all the same. The
+off-policy losses have no other form in TorchRL; all their networks are delayed.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -24,6 +26,9 @@ from torchrl.modules import IndependentNormal, TanhNormal
 
 import compiled_rl
 from benchmarks.timing import Row, measure, one_thread, save, show
+from benchmarks.transitions import SUBJECTS as OFF_POLICY
+from benchmarks.transitions import Subject as OffPolicy
+from benchmarks.transitions import make_transitions
 from benchmarks.workload import (
     BATCHES,
     OPTIONS,
@@ -53,24 +58,31 @@ SUBJECTS = [
 ]
 
 
+OURS = ("ours", "ours-compiled")
+
+
 def main(quick: bool = False, json: Optional[Path] = None) -> None:
     """Print medians and ratios; ``--quick`` asks batch 256 only."""
     one_thread()
     rows: list[Row] = []
-    for subject in SUBJECTS:
+    makers: dict[str, Callable[[int], dict[str, Step]]] = {
+        subject.name: partial(_contenders, subject) for subject in SUBJECTS
+    }
+    makers |= {subject.name: partial(_off_policy, subject) for subject in OFF_POLICY}
+    for name, make in makers.items():
         answers: list[Row] = []
         for size in (256,) if quick else BATCHES:
-            contenders = _contenders(subject, size)
+            torch._dynamo.reset()  # guards of other losses are none of this one's cost
+            contenders = make(size)
             compiled = {n: first_call(step) for n, step in contenders.items() if "compiled" in n}
-            Console().print(f"{subject.name}, batch {size}, first calls: {compiled}")
-            answers += measure(subject.name, str(size), contenders, 10 if quick else 60)
-        show(f"{subject.name}, forward and backward, one thread", answers, against="torchrl")
+            Console().print(f"{name}, batch {size}, first calls: {compiled}")
+            answers += measure(name, str(size), contenders, 10 if quick else 60)
+        show(f"{name}, forward and backward, one thread", answers, against="torchrl")
         rows += answers
     save(json, rows)
 
 
 def _contenders(subject: Subject, size: int) -> dict[str, Step]:
-    torch._dynamo.reset()  # guards of other losses, met on the way, are none of this one's cost
     data = make_batch(size, torchrl_networks(subject.distribution)[0])
     theirs, ours = getattr(torchrl, subject.name), getattr(compiled_rl, subject.name)
 
@@ -87,6 +99,18 @@ def _contenders(subject: Subject, size: int) -> dict[str, Step]:
     contenders["ours"] = _step(make(ours), data)
     contenders["ours-compiled"] = _step(make(ours), data, compiled=True)
     return contenders
+
+
+def _off_policy(subject: OffPolicy, size: int) -> dict[str, Step]:
+    data = make_transitions(size, subject.name == "DQNLoss")
+    losses = {
+        name: subject.wrapped(library)
+        for library, names in ((torchrl, ("torchrl", "torchrl-compiled")), (compiled_rl, OURS))
+        for name in names
+    }
+    for loss in losses.values():
+        loss(data.clone())  # some of TorchRL's have their state from their first call on
+    return {n: _step(loss, data.clone(), "compiled" in n) for n, loss in losses.items()}
 
 
 def _step(loss: nn.Module, data: TensorDict, compiled: bool = False) -> Step:

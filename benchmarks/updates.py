@@ -1,13 +1,17 @@
-"""How long does one ClipPPO update take: loss, gradients, clipping, Adam step?
+"""How long does one update take: loss, gradients, clipping, Adam, target networks?
 
 Contenders do the same work from the same batch: TorchRL's loss eagerly and compiled, with
-``backward``, ``clip_grad_norm_`` and Adam; the same formula by hand, eagerly; ours, eagerly and
-compiled. Networks are 64x64 tanh MLPs, 17 observations, 6 actions. ``torchrl-compiled`` is the loss
-compiled, as TorchRL's own scripts do it, with the Inductor options that ours has; what stays eager
-there is the price of that recipe. ``plain`` computes no metrics.
+``backward``, ``clip_grad_norm_`` and Adam for ClipPPO; for the off-policy losses an Adam a network,
+no clipping, and ``SoftUpdate``; ours, eagerly and compiled. Networks are 64x64 tanh MLPs, 17
+observations, 6 actions (DQN: 4). ``torchrl-compiled`` is the loss compiled, as TorchRL's own
+scripts do it, with the Inductor options that ours has; what stays eager there is the price of that
+recipe. ``drop-in`` is ours of the networks that TorchRL gets, from a TensorDict. ``plain`` is
+ClipPPO's formula by hand, eagerly, without metrics. The last rows are ``SoftUpdate.step`` alone, of
+DDPG's two networks.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,9 +20,11 @@ import typer
 from rich.console import Console
 from tensordict import TensorDict
 from torch import Tensor, nn
-from torchrl.objectives import ClipPPOLoss as TorchRLClipPPOLoss
+from torchrl import objectives as torchrl
 
+import compiled_rl
 from benchmarks.timing import Row, measure, one_thread, save, show
+from benchmarks.transitions import SUBJECTS, Subject, make_transitions
 from benchmarks.workload import (
     BATCHES,
     OPTIONS,
@@ -36,18 +42,67 @@ def main(quick: bool = False, json: Optional[Path] = None) -> None:
     """Print medians, ratios and compile seconds."""
     one_thread()
     rows: list[Row] = []
-    for batch in BATCHES:
-        data = make_batch(batch, torchrl_networks()[0]).exclude("loc", "scale")
-        contenders = _contenders(data)
-        seconds = {name: first_call(step) for name, step in contenders.items()}
-        rows += measure("clip ppo update", str(batch), contenders, 20 if quick else 60)
-        slow = {name: s for name, s in seconds.items() if "compiled" in name}
-        Console().print(f"first call at batch {batch}: {slow}")
-    show("ClipPPO update, one thread", rows, against="torchrl")
-    save(json, rows)
+    makers: dict[str, Callable[[int], dict[str, Step]]] = {"ClipPPOLoss": _ppo}
+    makers |= {subject.name: partial(_off_policy, subject) for subject in SUBJECTS}
+    for name, make in makers.items():
+        answers: list[Row] = []
+        for batch in (256,) if quick else BATCHES:
+            torch._dynamo.reset()
+            contenders = make(batch)
+            seconds = {k: first_call(step) for k, step in contenders.items() if "compiled" in k}
+            Console().print(f"{name}, batch {batch}, first calls: {seconds}")
+            answers += measure(name, str(batch), contenders, 20 if quick else 60)
+        show(f"{name}, whole update, one thread", answers, against="torchrl")
+        rows += answers
+    targets = measure("target networks", "DDPG", _targets(), 60)
+    show("soft update of two networks, one thread", targets, against="torchrl")
+    save(json, rows + targets)
 
 
-def _contenders(data: TensorDict) -> dict[str, Step]:
+def _off_policy(subject: Subject, size: int) -> dict[str, Step]:
+    data = make_transitions(size, subject.name == "DQNLoss")
+    tensors = dict(data.flatten_keys("_").items())
+    return {
+        "torchrl": _torchrl_delayed(subject, data.clone(), compiled=False),
+        "torchrl-compiled": _torchrl_delayed(subject, data.clone(), compiled=True),
+        "ours, eager": _ours_delayed(subject, subject.plain(), tensors, "eager"),
+        "ours, compiled": _ours_delayed(subject, subject.plain(), tensors),
+        "ours, compiled, drop-in": _ours_delayed(subject, subject.wrapped(compiled_rl), data),
+    }
+
+
+def _torchrl_delayed(subject: Subject, data: TensorDict, compiled: bool) -> Step:
+    loss = subject.wrapped(torchrl)
+    loss(data)  # some of its losses have their state from their first call on
+    call = torch.compile(loss, fullgraph=True, options=OPTIONS) if compiled else loss
+    moving = [*subject.optimizers(loss), torchrl.SoftUpdate(loss, tau=0.005)]
+
+    def step() -> None:
+        for optimizer in moving[:-1]:
+            optimizer.zero_grad()
+        total(call(data)).backward()
+        for each in moving:
+            each.step()
+
+    return step
+
+
+def _ours_delayed(subject: Subject, loss: nn.Module, data: Any, mode: str = "compiled") -> Step:
+    updater = compiled_rl.SoftUpdate(loss, tau=0.005)
+    step = UpdateStep(loss, subject.optimizers(loss), target_updater=updater, mode=mode)
+    return lambda: step(data)
+
+
+def _targets() -> dict[str, Step]:
+    libraries = {"torchrl": torchrl, "ours": compiled_rl}
+    return {
+        name: library.SoftUpdate(SUBJECTS[0].wrapped(library), tau=0.005).step
+        for name, library in libraries.items()
+    }
+
+
+def _ppo(size: int) -> dict[str, Step]:
+    data = make_batch(size, torchrl_networks()[0]).exclude("loc", "scale")
     tensors = dict(data.items())
     return {
         "torchrl": _torchrl(data, compiled=False),
@@ -73,7 +128,7 @@ def _by_hand(forward: Callable[[], Tensor], module: nn.Module) -> Step:
 
 
 def _torchrl(data: TensorDict, compiled: bool) -> Step:
-    loss = TorchRLClipPPOLoss(*torchrl_networks())
+    loss = torchrl.ClipPPOLoss(*torchrl_networks())
     call = torch.compile(loss, fullgraph=True, options=OPTIONS) if compiled else loss
     return _by_hand(lambda: total(call(data)), loss)
 

@@ -27,9 +27,9 @@ OBSERVATION, ACTION = 17, 6
 Step = Callable[[], object]
 
 
-def mlp(out: int, *last: nn.Module) -> nn.Sequential:
+def mlp(out: int, *last: nn.Module, inputs: int = OBSERVATION) -> nn.Sequential:
     """A tanh network of two layers of 64."""
-    hidden = [nn.Linear(OBSERVATION, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]
+    hidden = [nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]
     return nn.Sequential(*hidden, nn.Linear(64, out), *last)
 
 
@@ -66,8 +66,8 @@ def make_batch(size: int, actor: ProbabilisticTensorDictSequential) -> TensorDic
 
 
 def total(outputs: Any) -> Tensor:
-    """What is minimised: the sum of the outputs called ``loss_...``."""
-    first, *others = [x for name, x in outputs.items() if name.startswith("loss_")]
+    """What is minimised: the sum of the outputs called ``loss...``."""
+    first, *others = [x for name, x in outputs.items() if name.startswith("loss")]
     return sum(others, first)
 
 

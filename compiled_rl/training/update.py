@@ -62,15 +62,18 @@ class UpdateStep:
         self.target_updater = target_updater
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimisers = optimisers_of(optimizer, names)
-        self._owners = [
+        self._modules = list(loss.modules())
+        self._children = [(m._modules, dict(m._modules)) for m in self._modules]
+        self._parameters = [
             (module._parameters, name, parameter)
-            for module in loss.modules()
+            for module in self._modules
             for name, parameter in module._parameters.items()
             if parameter is not None
         ]
         move = None if target_updater is None else target_updater.moved
         self._update = make_update(loss, self._optimisers, max_grad_norm, move, minimise)
         on_cpu = all(p.device.type == "cpu" for p in self._params.values())
+        self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
         self._step = self._apply if mode == "eager" else compiled(self._apply, on_cpu)
 
     @property
@@ -96,7 +99,7 @@ class UpdateStep:
         updater = self.target_updater
         targets = {} if updater is None else updater.targets()
         try:
-            with torch._dynamo.config.patch(trace_autograd_ops=True):
+            with self._tracing:
                 metrics = self._step(self._params, state, targets, data, noise)
         except TorchDynamoException as error:
             raise (self._eager_error(data) or error) from None
@@ -115,8 +118,10 @@ class UpdateStep:
 
     def _check_fresh(self) -> None:
         """What eager would notice by itself, a compiled call must be told."""
-        self.loss.check_fresh()
-        for owned, name, parameter in self._owners:
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
+        if hooked or any(now != before for now, before in self._children):
+            self.loss.check_fresh()  # it knows which of them matter, but takes its time
+        for owned, name, parameter in self._parameters:
             if owned.get(name) is not parameter:
                 raise RuntimeError(
                     f"UpdateStep: the parameter `{name}` of shape {list(parameter.shape)} was "

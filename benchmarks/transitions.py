@@ -1,0 +1,120 @@
+"""What the benchmarks of off-policy losses learn from: networks, transitions, losses."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl import modules
+
+import compiled_rl
+from benchmarks.workload import ACTION, OBSERVATION, mlp
+from compiled_rl import Policy
+from compiled_rl.modules import StateDependentScale, TanhNormal
+
+CHOICES = 4  # of actions, in DQN
+
+
+class Critic(nn.Module):
+    """The value of an action."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = mlp(1, inputs=OBSERVATION + ACTION)
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return self.network(torch.cat([observation, action], -1))
+
+
+def deterministic() -> tuple[nn.Module, ...]:
+    """An actor and a critic."""
+    torch.manual_seed(0)
+    return mlp(ACTION, nn.Tanh()), Critic()
+
+
+def stochastic() -> tuple[nn.Module, ...]:
+    """A tanh-normal policy and a critic."""
+    torch.manual_seed(0)
+    return Policy(mlp(2 * ACTION, StateDependentScale()), TanhNormal), Critic()
+
+
+def action_values() -> tuple[nn.Module, ...]:
+    """The values of all actions."""
+    torch.manual_seed(0)
+    return (mlp(CHOICES),)
+
+
+def wrapped(*networks: nn.Module) -> tuple[nn.Module, ...]:
+    """The same networks as TorchRL's users wrap them."""
+    first, *critics = networks
+    if not critics:
+        return (modules.QValueActor(first, in_keys=["observation"], action_space="one_hot"),)
+    actor = _wrapped_policy(first) if isinstance(first, Policy) else modules.Actor(first)
+    return actor, modules.ValueOperator(critics[0], in_keys=["observation", "action"])
+
+
+def _wrapped_policy(policy: Policy) -> nn.Module:
+    return modules.ProbabilisticActor(
+        TensorDictModule(policy.network, ["observation"], ["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        distribution_class=modules.TanhNormal,
+        return_log_prob=True,
+    )
+
+
+class Subject(NamedTuple):
+    """A loss, which both libraries call by the same name, and what has an optimiser each."""
+
+    name: str
+    networks: Callable[[], tuple[nn.Module, ...]]
+    parts: tuple[str, ...]
+    arguments: Mapping[str, Any] = {}
+
+    def plain(self) -> nn.Module:
+        """Ours of plain networks."""
+        return getattr(compiled_rl, self.name)(*self.networks(), **self.arguments)
+
+    def wrapped(self, library: Any) -> nn.Module:
+        """That of a library, of wrapped networks."""
+        return getattr(library, self.name)(*wrapped(*self.networks()), **self.arguments)
+
+    def optimizers(self, loss: nn.Module) -> list[torch.optim.Optimizer]:
+        """An Adam a part, found by the names of our parameters, with which theirs begin, too."""
+        named = list(loss.named_parameters())
+        groups = [[p for name, p in named if name.startswith(part)] for part in self.parts]
+        return [torch.optim.Adam(group, lr=3e-4) for group in groups]
+
+
+SUBJECTS = [
+    Subject("DDPGLoss", deterministic, ("actor_", "value_"), {"delay_actor": True}),
+    Subject("TD3Loss", deterministic, ("actor_", "qvalue_"), {"bounds": (-1.0, 1.0)}),
+    Subject(
+        "SACLoss",
+        stochastic,
+        ("actor_", "qvalue_", "log_alpha"),
+        {"target_entropy": -float(ACTION)},
+    ),
+    Subject("DQNLoss", action_values, ("value_",), {"action_space": "one_hot"}),
+]
+
+
+def make_transitions(size: int, one_hot: bool) -> TensorDict:
+    """What some policy did."""
+    torch.manual_seed(1)
+    done = torch.rand(size, 1) < 0.1
+    chosen = nn.functional.one_hot(torch.randint(CHOICES, (size,)), CHOICES)
+    return TensorDict(
+        {
+            "observation": torch.randn(size, OBSERVATION),
+            "action": chosen if one_hot else torch.rand(size, ACTION) * 2 - 1,
+            "next": {
+                "observation": torch.randn(size, OBSERVATION),
+                "reward": torch.randn(size, 1),
+                "done": done,
+                "terminated": done,
+            },
+        },
+        [size],
+    )
