@@ -451,18 +451,18 @@ class ValueEstimatorBase(KeyedModule):
         mask: Optional[Tensor] = None,
     ) -> Steps:
         reward = self.require(data, "reward")
-        value, next_value, log_prob = [
-            # Networks may be coarser, under autocast for instance; one precision for all.
-            None if x is None else x.to(reward.dtype)
-            for x in (values.value, values.next_value, log_prob)
-        ]
-        assert next_value is not None
+        # Networks may be coarser, under autocast for instance, or finer; one precision for all.
+        dtype = reward.dtype
+        if reward.is_floating_point():
+            dtype = torch.promote_types(dtype, values.next_value.dtype)
+        reward = reward.to(dtype)
+        value, log_prob = [None if x is None else x.to(dtype) for x in (values.value, log_prob)]
         like = partial(axes.like, reward=reward)
         mask = both(like(mask), both(like(data.get(_MASK)), like(values.valid)))
         return Steps(
             reward,
             value,
-            next_value,
+            values.next_value.to(dtype),
             self.require(data, "terminated"),
             self.require(data, "done"),
             log_prob=like(log_prob),

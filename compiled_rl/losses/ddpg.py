@@ -4,7 +4,7 @@ import math
 from typing import ClassVar, Optional, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.functional import distance_loss, reduce
@@ -114,42 +114,33 @@ class DDPGLoss(OffPolicyLoss):
         data = self.select_valid(data)
         batch = self.batch(data)
         mask, weight = self.mask(data, batch), self.weight(data, batch)
-        step = self.transition(
-            data,
-            batch,
-            value=self._value(data),
-            next_value=self._next_value(data),
-            actor_value=self._actor_value(data),
-        )
-        pred_value = step["value"]
-        target_value = self.td_target(data, batch, step["next_value"], mask)
-        loss_value = distance_loss(pred_value, target_value, self.loss_function)
-        pred_value = pred_value.detach()
+        value = self._of(self._evaluated(data), data, batch)
+        target = self.td_target(data, batch, self._next_value(data, batch), mask)
+        actor_value = self._of(self._critic.detached(self._actor(data)), data, batch)
+        loss_value = distance_loss(value, target, self.loss_function)
         return {
-            "loss_actor": reduce(-step["actor_value"], mask, self.reduction, weight),
+            "loss_actor": reduce(-actor_value, mask, self.reduction, weight),
             "loss_value": reduce(loss_value, mask, self.reduction, weight),
-            "pred_value": pred_value,
-            "target_value": target_value,
-            "pred_value_max": largest(pred_value, mask, -math.inf),
-            "target_value_max": largest(target_value.detach(), mask, -math.inf),
-            "td_error": squared_error(pred_value, target_value, mask),
+            "pred_value": value.detach(),
+            "target_value": target.detach(),
+            "pred_value_max": largest(value.detach(), mask, -math.inf),
+            "target_value_max": largest(target.detach(), mask, -math.inf),
+            "td_error": squared_error(value, target, mask),
         }
 
-    def _value(self, data: Data) -> Tensor:
-        """Q(observation, action)."""
-        if self._shared is None:
-            return self._of(self._critic(data))
-        return self._of(self._critic.without(data, self._shared))
+    def _evaluated(self, data: Data) -> Data:
+        """The critic on the recorded actions; what it shares with the actor held out, if wanted."""
+        if self._shared is not None:
+            return self._critic.without(data, self._shared)
+        computed: Data = self._critic(data)
+        return computed
 
     @torch.no_grad()
-    def _next_value(self, data: Data) -> Tensor:
-        """Q'(next_observation, pi'(next_observation))."""
-        return self._of(self._target_critic(self._target_actor(self.entered(data))))
+    def _next_value(self, data: Data, batch: Size) -> Tensor:
+        """Q'(next_observation, pi'(next_observation)), ``[*B]``."""
+        return self._of(self._target_critic(self._target_actor(self.entered(data))), data, batch)
 
-    def _actor_value(self, data: Data) -> Tensor:
-        """Q(observation, pi(observation)), whose gradient reaches the actor alone."""
-        return self._of(self._critic.detached(self._actor(data)))
-
-    def _of(self, computed: Data) -> Tensor:
-        """The critic's value among what was computed."""
-        return self.output(computed, "state_action_value", self.value_network)
+    def _of(self, computed: Data, data: Data, batch: Size) -> Tensor:
+        """The critic's value among what was computed, ``[*B]``."""
+        value = self.output(computed, "state_action_value", self.value_network)
+        return self.like_reward(data, batch, value)

@@ -22,6 +22,7 @@ from compiled_rl.estimators import (
     ValueEstimators,
 )
 from compiled_rl.functional.scalars import where_valid
+from compiled_rl.kernels.checks import check_shape
 from compiled_rl.losses.arguments import check_distance
 from compiled_rl.losses.base import LossModule
 from compiled_rl.losses.dtypes import widened
@@ -134,9 +135,12 @@ class OffPolicyLoss(LossModule):
             KeyError: there is no such key.
         """
         keys = [key for key in critic.in_keys if key in actor.out_keys]
-        if keys and self.tensor_keys["action"] == self.default_keys["action"]:
-            self.default_keys["action"] = keys[0]
-            self.tensor_keys = self.tensor_keys | {"action": keys[0]}
+        unset = self.tensor_keys["action"] == self.default_keys["action"]
+        if unset and self.tensor_keys["action"] not in keys:
+            # The critic may read the actor's features, too: what the actor ends in is its action.
+            found = keys[0] if len(keys) == 1 else actor.out_keys[-1]
+            self.default_keys["action"] = found
+            self.tensor_keys = self.tensor_keys | {"action": found}
         if self.tensor_keys["action"] not in keys:
             raise KeyError(
                 f"{self.name}: the critic must read the actor's action, "
@@ -184,7 +188,7 @@ class OffPolicyLoss(LossModule):
     def stacked(self, computed: Data, data: Data, batch: Size, critics: nn.Module) -> Tensor:
         """What several critics computed, as ``[N, *B]``."""
         value = self.output(computed, "state_action_value", critics)
-        self.transition(data, batch, value=value[0])
+        self.like_reward(data, batch, value[0])
         return value.reshape(value.shape[0], *batch)
 
     def td_target(
@@ -193,11 +197,15 @@ class OffPolicyLoss(LossModule):
         """The target ``[*B]`` of the value estimator, from the values of the states entered."""
         return self.value_estimator.target_within(data, len(batch), next_value, mask)
 
-    def transition(self, data: Data, batch: Size, **values: Tensor) -> dict[str, Tensor]:
-        """The values as ``[*B]``, whose shape must be that of rewards and flags."""
+    def transition(self, data: Data, batch: Size) -> dict[str, Tensor]:
+        """The reward and the flags as ``[*B]``."""
         names = ("reward", "terminated", "done")
-        step = {name: self.require(data, name) for name in names}
-        return self.per_step(batch, **values, **step)
+        return self.per_step(batch, **{name: self.require(data, name) for name in names})
+
+    def like_reward(self, data: Data, batch: Size, value: Tensor) -> Tensor:
+        """A network's value as ``[*B]``; its shape must be the reward's."""
+        check_shape(self.name, "value", value, "reward", self.require(data, "reward"))
+        return self.per_step(batch, value=value)["value"]
 
     def weight(self, data: Data, batch: Size) -> Optional[Tensor]:
         """The weight of each sample, ``[*B]``, if there is one."""

@@ -215,7 +215,7 @@ class SACLoss(SoftLoss):
         """The value network's output as ``[*B]``."""
         assert self.value_network is not None
         value = self.output(computed, "value", self.value_network)
-        return self.transition(data, batch, value=value)["value"]
+        return self.like_reward(data, batch, value)
 
     def recorded_value(self, data: Data, batch: Size) -> Tensor:
         """What each critic says of the recorded action, ``[N, *B]``."""

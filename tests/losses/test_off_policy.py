@@ -139,6 +139,41 @@ def test_rewards_of_several_steps_are_the_peers(subject):
     assert_parity(ours, theirs, subject, data)
 
 
+def test_networks_that_are_finer_than_the_rewards_keep_their_precision():
+    subject = SUBJECTS["ddpg"]
+    ours, theirs = pair(subject, "TD0", torch.float64)
+    data = subject.data(10, dtype=torch.float64)
+    data["next", "reward"] = data["next", "reward"].float()
+    assert_parity(ours, theirs, subject, data)
+
+
+def test_a_shared_trunk_is_each_networks_own():
+    subject = SUBJECTS["ddpg-shared"]
+    data, targets = subject.data(10), []
+    for moved in (0.0, 1.0):
+        loss = subject.ours(delay_actor=False)
+        trunk = loss.target_value_network.module[0].module[0]
+        before = loss(data.clone())["target_value"]
+        trunk.weight.add_(moved)
+        targets.append((before, loss(data.clone())["target_value"]))
+        next_action = loss.actor_network(data["next"].clone())["action"]
+        copy_ = loss.target_value_network
+        entered = data["next"].select("observation").set("action", next_action)
+        value = copy_(entered)["state_action_value"]
+        going_on = ~data["next", "terminated"]
+        expected = data["next", "reward"] + 0.99 * torch.where(going_on, value, 0.0)
+        torch.testing.assert_close(targets[-1][1], expected.squeeze(-1))
+    assert not torch.equal(*targets[1])
+
+
+@pytest.mark.parametrize("name", ["ddpg-features", "td3-features"])
+def test_the_action_is_found_beside_features(name):
+    loss = SUBJECTS[name].ours()
+    assert loss.tensor_keys["action"] == "action"
+    loss.set_keys(action=None)
+    assert loss.tensor_keys["action"] == "action"
+
+
 # ---- the ways of calling -------------------------------------------------------------------------
 
 

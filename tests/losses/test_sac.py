@@ -312,7 +312,7 @@ def test_values_may_come_without_a_trailing_one():
     loss = SACLoss(actor, [Flat(OBSERVATION + ACTION), Flat(OBSERVATION + ACTION)], **ENTROPY)
     data = with_noise(loss, SAC.data(6))
     given = keywords(loss, data)
-    with pytest.raises(ValueError, match=r"must have the shape of `value`, got \[6, 1\] and \[6\]"):
+    with pytest.raises(ValueError, match=r"`value` must have the shape of `reward`, got \[6\]"):
         loss(given)
     for name in ("next_reward", "next_done", "next_terminated"):
         given[name] = given[name].squeeze(-1)

@@ -70,6 +70,15 @@ def shared() -> tuple[nn.Module, nn.Module]:
     )
 
 
+def features(several: bool = False) -> tuple[nn.Module, Any]:
+    """Critics that read what the actor does on its way to the action, as it was recorded."""
+    torch.manual_seed(0)
+    body = TensorDictModule(nn.Linear(OBSERVATION, HIDDEN), ["observation"], ["hidden"])
+    actor = TensorDictSequential(body, TensorDictModule(_actor(HIDDEN), ["hidden"], ["action"]))
+    critics = [ValueOperator(ActionValue(HIDDEN), in_keys=["hidden", "action"]) for _ in range(2)]
+    return actor, critics if several else critics[0]
+
+
 def _actor(inputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 16), nn.Tanh(), nn.Linear(16, ACTION), nn.Tanh())
 
@@ -91,6 +100,7 @@ def transitions(
     return TensorDict(
         {
             "observation": torch.randn(*shape, OBSERVATION, dtype=dtype),
+            "hidden": torch.randn(*shape, HIDDEN, dtype=dtype),
             "action": action(shape, dtype),
             "next": {
                 "observation": torch.randn(*shape, OBSERVATION, dtype=dtype),
@@ -142,6 +152,10 @@ SUBJECTS = {
     "ddpg": Subject("DDPGLoss", deterministic, _DDPG),
     "ddpg-delayed": Subject("DDPGLoss", deterministic, _DDPG, {"delay_actor": True}),
     "ddpg-shared": Subject("DDPGLoss", shared, _DDPG, _SHARED),
+    "ddpg-features": Subject("DDPGLoss", features, _DDPG, {"delay_actor": True}),
+    "td3-features": Subject(
+        "TD3Loss", partial(features, several=True), _TD3, _BOUNDS, noise=smoothing
+    ),
     "td3": Subject("TD3Loss", twins, _TD3, _BOUNDS, noise=smoothing),
     "td3-live": Subject(
         "TD3Loss",

@@ -102,6 +102,12 @@ def test_compiles_whole_and_seldom():
 def test_networks_of_another_architecture_are_refused():
     with pytest.raises(ValueError, match="`networks` must be at least one, got none"):
         Ensemble([])
+    relu = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    for other in (relu, critic(1).double()):
+        with pytest.raises(
+            ValueError, match=r"`networks` must have one architecture, .* network 1"
+        ):
+            Ensemble([critic(0), other])
     wider = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1))
     with pytest.raises(ValueError, match=r"`networks` must have one architecture, .* network 1"):
         Ensemble([critic(0), wider])
