@@ -78,6 +78,23 @@ class CalledStep(Step):
         return mode
 
 
+class ChoiceStep(Step):
+    """TorchRL's choice among action values: the action and what it is worth, not all values again.
+
+    It is seldom made where a loss asks for values, but looked for at every call.
+    """
+
+    def __init__(self, module: Any) -> None:
+        out_keys = tuple(key for key in module.out_keys if key not in module.in_keys)
+        super().__init__(module, tuple(module.in_keys), out_keys)
+
+    def __call__(self, data: Data) -> Data:
+        """The outputs, by key."""
+        choice: Any = self.module
+        found = CalledStep(choice)(data)
+        return {key: found[key] for key in self.out_keys}
+
+
 class DistributionStep(CalledStep):
     """A policy with a ``get_dist`` of its own: what it gives stands for the parameters."""
 
@@ -152,9 +169,7 @@ def _steps(leaf: nn.Module) -> list[Step]:
     """The call of a part; of a choice among action values also what it does to them before."""
     if not (is_choice(leaf) and _is_torchrl(type(leaf)) and _is_plain(leaf)):
         return [_step(leaf)]
-    choice = CalledStep(leaf)
-    choice.out_keys = tuple(key for key in choice.out_keys if key not in choice.in_keys)
-    return [*values_before(leaf), choice]
+    return [*values_before(leaf), ChoiceStep(leaf)]
 
 
 def _step(leaf: nn.Module) -> Step:

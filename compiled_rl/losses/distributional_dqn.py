@@ -159,7 +159,7 @@ class DistributionalDQNLoss(QNetworkLoss):
         step = self.transition(data, batch)
         entered = self.entered(data)
         judged = expected_action_value(self.values(self._network, entered), self.support)
-        logits = _of_action(self.values(self._target, entered), self.family.mode((judged,)))
+        logits = _of_action(self.values(self._target, entered), self.best_action(judged))
         reward = step["reward"]  # it may be finer than what the network gives
         probs = logits.to(reward.dtype).softmax(-1)
         moved = (reward, probs, step["terminated"], self.support)

@@ -92,4 +92,4 @@ class DQNLoss(QNetworkLoss):
         entered = self.entered(data)
         value = self.values(self._target, entered)
         judged = self.values(self._network, entered) if self.double_dqn else value
-        return chosen_action_value(value, self.family.mode((judged,)))
+        return chosen_action_value(value, self.best_action(judged))

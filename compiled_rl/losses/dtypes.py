@@ -13,14 +13,15 @@ def widened(data: Data, keys: Iterable[Key], network: nn.Module) -> Data:
 
     Under autocast a network gives bfloat16 or float16, in which nothing ought to be summed.
     """
-    first = next(network.parameters(), None)
+    coarse = [key for key in keys if key in data and _is_coarse(data[key])]
+    first = next(network.parameters(), None) if coarse else None  # to look for it takes a while
     if first is None:
         return data
-    return data | {key: _at_least(first.dtype, data[key]) for key in keys if key in data}
+    return data | {
+        key: data[key].to(torch.promote_types(first.dtype, data[key].dtype)) for key in coarse
+    }
 
 
-def _at_least(dtype: torch.dtype, x: Tensor) -> Tensor:
-    """A distribution object, which stands for parameters, and what is not floating point stay."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        return x
-    return x.to(torch.promote_types(dtype, x.dtype))
+def _is_coarse(x: Tensor) -> bool:
+    """Whether it is in half precision; a distribution object, which stands for tensors, is not."""
+    return isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.adapters.action_values import action_space_of
+from compiled_rl.functional import categorical_mode
 from compiled_rl.losses.off_policy import TRANSITION, OffPolicyLoss, OffPolicyOptions
 from compiled_rl.modules import (
     Categorical,
@@ -84,6 +85,13 @@ class QNetworkLoss(OffPolicyLoss):
     def values(self, form: PlainForm, data: Data) -> Tensor:
         """What a network says of all actions."""
         return self.output(form(data), "action_value", self.value_network)
+
+    def best_action(self, action_value: Tensor) -> Tensor:
+        """The action of most value; an index does for a one-hot one, and is found sooner."""
+        if isinstance(self.family, Categorical):
+            return categorical_mode(action_value)
+        action: Tensor = self.family.mode((action_value,))
+        return action
 
     def recorded_action(self, data: Data, batch: int) -> Tensor:
         """The action as ``chosen_action_value`` takes it: an index may come with a trailing one."""
