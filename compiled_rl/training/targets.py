@@ -72,8 +72,12 @@ class TargetNetUpdater:
             raise RuntimeError(f"{self.name}: `init_()` must be called before `step()`")
         targets = [owned[key] for (owned, key), _ in self._places]
         sources = [owned[key] for _, (owned, key) in self._places]
-        with torch.no_grad():
+        enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)  # `no_grad` takes a quarter of the time of the rule
+        try:
             self._step(targets, sources)
+        finally:
+            torch._C._set_grad_enabled(enabled)
 
     def _step(self, targets: Any, sources: Any) -> None:
         """The rule, in place; the first ``_averaged`` tensors have a mean, others not."""

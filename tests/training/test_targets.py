@@ -193,6 +193,18 @@ def test_a_trunk_of_two_networks_is_followed_by_both_copies():
         torch.testing.assert_close(network[0].weight, middle)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_step_leaves_gradients_as_enabled_as_they_were(enabled):
+    updater = SoftUpdate(our_loss(), tau=0.5)
+    with torch.set_grad_enabled(enabled):
+        updater.step()
+        assert torch.is_grad_enabled() == enabled
+        updater.loss_module.target_value[0].weight = torch.zeros(1)  # cannot be averaged
+        with pytest.raises(RuntimeError):
+            updater.step()
+        assert torch.is_grad_enabled() == enabled
+
+
 def test_the_state_of_an_updater_goes_on_elsewhere():
     loss = our_loss()
     updater = HardUpdate(loss, value_network_update_interval=2)
