@@ -44,7 +44,7 @@ def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
         target_updater=SoftUpdate(loss, tau=0.02),
     )
     policy, generator = QPolicy(loss.value_network), Generator().manual_seed(seed)
-    envs, replay = Environments(make_envs(NAME, ENVS), seed), Replay(steps)
+    envs, replay, taken = Environments(make_envs(NAME, ENVS), seed), Replay(steps), 0
     for taken in range(ENVS * ROUND, steps + 1, ENVS * ROUND):
         done = torch.tensor(taken / steps)
         optimizer.param_groups[0]["lr"] = float(linear_schedule(done, LEARNING_RATE, 0.0))

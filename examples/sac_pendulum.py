@@ -11,7 +11,8 @@ from examples.common import ActionValue, layers, make_envs, mean_return
 from examples.replay import Replay, evaluate
 
 NAME, BATCH, WARM_UP = "Pendulum-v1", 256, 1_000
-LEARNED = ("observation", "action", "next_observation", "next_reward", "next_done")
+ENDS = ("next_terminated", "next_done")
+LEARNED = ("observation", "action", "next_observation", "next_reward", *ENDS)
 
 
 def make_loss(seed: int) -> SACLoss:
@@ -37,7 +38,7 @@ def main(steps: int = 20_000, seed: int = 0, compile: bool = True) -> float:
     replay, generator = Replay(steps), Generator().manual_seed(seed)
     for taken in range(1, steps + 1):
         rows = collector.collect(1)
-        replay.add({name: rows[name][0] for name in (*LEARNED, "next_terminated")})
+        replay.add({name: rows[name][0] for name in LEARNED})
         if taken <= WARM_UP:
             continue
         metrics = update(replay.sample(BATCH, generator))

@@ -1,5 +1,6 @@
 """The off-policy examples' memory, and how they measure a policy."""
 
+import gymnasium
 import pytest
 import torch
 
@@ -45,6 +46,19 @@ def test_transitions_end_where_their_episode_does(limit, terminated):
     assert torch.equal(drawn["next_terminated"], drawn["next_done"] & terminated)
 
 
-def test_a_constant_action_falls_over():
-    constant = evaluate("CartPole-v1", lambda x: torch.zeros(len(x), dtype=torch.long), episodes=20)
-    assert 8 < constant < 11
+def test_a_return_is_that_of_the_first_episode_of_each_environment():
+    """Each ends when it falls over, at its own time, and counts no more then."""
+    mean = evaluate("CartPole-v1", lambda x: (x[:, 2] > 0.05).long(), episodes=5, seed=3)
+    returns = [episode(3 + k) for k in range(5)]
+    assert len(set(returns)) > 1
+    assert mean == pytest.approx(sum(returns) / 5)
+
+
+def episode(seed: int) -> float:
+    """The return of one episode of the same policy, in an environment of its own."""
+    env, total, ended = gymnasium.make("CartPole-v1"), 0.0, False
+    observation, _ = env.reset(seed=seed)
+    while not ended:
+        observation, reward, terminated, truncated, _ = env.step(int(observation[2] > 0.05))
+        total, ended = total + float(reward), terminated or truncated
+    return total
