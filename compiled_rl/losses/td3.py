@@ -20,6 +20,7 @@ from compiled_rl.losses.off_policy import (
     OffPolicyLoss,
     OffPolicyOptions,
 )
+from compiled_rl.modules.families.base import normal_like
 
 _NOISE = in_next("action_noise")
 
@@ -174,8 +175,7 @@ class TD3Loss(OffPolicyLoss):
 
     def draw_noise(self, data: Data, generator: Optional[Generator] = None) -> Data:
         """Standard normal noise of the shape of the recorded action."""
-        noise = torch.empty_like(self.require(data, "action"))
-        return {_NOISE: noise.normal_(generator=generator)}
+        return {_NOISE: normal_like(self.require(data, "action"), generator)}
 
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """The losses and metrics by name; see the class."""
