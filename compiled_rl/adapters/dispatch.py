@@ -50,12 +50,12 @@ def write(
     out_keys: tuple[str, ...],
     nested: Mapping[str, Key],
 ) -> Any:
-    """The outputs in the form of the input: a named tuple of ``out_keys``, a dict, a TensorDict.
+    """The outputs in the form of the input: as ``returned`` of ``out_keys``, a dict, a TensorDict.
 
     ``nested`` are the outputs that a TensorDict holds under another key than their name.
     """
     if source is None:
-        return output_type(owner, out_keys)(*[outputs[key] for key in out_keys])
+        return returned(owner, out_keys, [outputs[key] for key in out_keys])
     if not is_tensordict(source):
         return outputs
     from compiled_rl.adapters.tensordict import to_tensordict
@@ -66,14 +66,19 @@ def write(
 def write_into(
     owner: str, source: Any, outputs: dict[Key, Tensor], out_keys: tuple[str, ...]
 ) -> Any:
-    """The outputs by key: in the TensorDict that came, in a dict, or the first as a named tuple."""
+    """The outputs by key: in the TensorDict that came, in a dict, or the first as ``returned``."""
     if source is None:
-        return output_type(owner, out_keys)(*list(outputs.values())[: len(out_keys)])
+        return returned(owner, out_keys, list(outputs.values())[: len(out_keys)])
     if not is_tensordict(source):
         return outputs
     for key, x in outputs.items():
         source.set(key, x)
     return source
+
+
+def returned(owner: str, out_keys: tuple[str, ...], values: list[Tensor]) -> Any:
+    """What a keyword call returns: a named tuple, or of one output the tensor itself."""
+    return values[0] if len(values) == 1 else output_type(owner, out_keys)(*values)
 
 
 def is_tensordict(source: Any) -> bool:

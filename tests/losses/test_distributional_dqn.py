@@ -37,7 +37,7 @@ def test_every_kind_of_network_is_one_computation():
         "policy": DistributionalDQNLoss(QPolicy(means), **GAMMA),
     }
     for name, loss in made.items():
-        (value,) = loss(**keywords(loss, data))
+        value = loss(**keywords(loss, data))
         torch.testing.assert_close(value, expected["loss"], msg=name)
     assert "value_network.0.weight" in made["policy"].state_dict()
 

@@ -14,7 +14,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor, nn
 
 from compiled_rl import losses
-from compiled_rl.estimators import GAE, TD1Estimator, ValueEstimators
+from compiled_rl.estimators import TD0Estimator, TD1Estimator, ValueEstimators
 
 RENAMED = {
     "BoundedTensorSpec": "Bounded",
@@ -98,16 +98,16 @@ def test_a2c_with_selected_outputs(a2c: losses.A2CLoss, spec: Any) -> None:
     assert loss_critic.requires_grad
 
 
-def test_the_value_estimator_is_made_again(a2c: losses.A2CLoss, spec: Any) -> None:
-    """The document makes it for a DQNLoss; the three calls are those of every loss."""
-    a2c.make_value_estimator(gamma=0.9)
-    assert isinstance(a2c.value_estimator, GAE)
-    a2c.make_value_estimator(ValueEstimators.TD1, gamma=0.9)
-    assert isinstance(a2c.value_estimator, TD1Estimator)
-    a2c.make_value_estimator(a2c.value_type, gamma=0.8)
-    assert isinstance(a2c.value_estimator, TD1Estimator)
-    assert float(a2c.value_estimator.gamma) == pytest.approx(0.8)
-    assert a2c(**keywords(spec)).loss_objective.isfinite()
+def test_the_value_estimator_of_a_dqn_loss_is_made_again() -> None:
+    loss = losses.DQNLoss(nn.Linear(3, 4), action_space="one-hot")
+    assert isinstance(loss.value_estimator, TD0Estimator)
+    loss.make_value_estimator(gamma=0.9)
+    assert isinstance(loss.value_estimator, TD0Estimator)
+    loss.make_value_estimator(ValueEstimators.TD1, gamma=0.9)
+    assert isinstance(loss.value_estimator, TD1Estimator)
+    loss.make_value_estimator(loss.value_type, gamma=0.8)
+    assert isinstance(loss.value_estimator, TD1Estimator)
+    assert float(loss.value_estimator.gamma) == pytest.approx(0.8)
 
 
 def common_and_heads() -> tuple[Any, Any, Any]:

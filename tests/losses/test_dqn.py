@@ -129,7 +129,7 @@ def test_every_kind_of_network_is_one_computation():
     expected = made["tensordict"](data := transitions((6,), action=q.index))["loss"]
     for name, loss in made.items():
         given = keywords(loss, data)
-        assert torch.equal(loss(**given).loss, expected), name
+        assert torch.equal(loss(**given), expected), name
     assert "value_network.0.weight" in made["policy"].state_dict()
 
 
