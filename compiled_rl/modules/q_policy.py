@@ -119,11 +119,30 @@ class QPolicy(nn.Module):
         epsilon: float | Tensor = 0.05,
         generator: Optional[Generator] = None,
     ) -> Any:
-        """The best action, or with probability ``epsilon`` any, each as likely; no gradient."""
+        """The best action, or with probability ``epsilon`` any, each as likely; no gradient.
+
+        Args:
+            observation: ``[*B, ...]``.
+            *others: what the network takes besides.
+            epsilon: in [0, 1], one for all or, such as one an environment, ``[*B]``.
+            generator: of the noise.
+
+        Raises:
+            ValueError: ``epsilon`` has another shape.
+        """
         value = self.network(observation, *others)
-        explores = uniform_like(value[..., :1], generator) < epsilon
+        _check_epsilon(epsilon, value)
+        explores = uniform_like(value[..., 0], generator) < epsilon
         anything = uniform_like(value, generator) - 0.5
-        return self.family.mode((torch.where(explores, anything, value),))
+        return self.family.mode((torch.where(explores.unsqueeze(-1), anything, value),))
+
+
+def _check_epsilon(epsilon: float | Tensor, value: Tensor) -> None:
+    if isinstance(epsilon, Tensor) and epsilon.dim() and epsilon.shape != value.shape[:-1]:
+        raise ValueError(
+            f"QPolicy: `epsilon` must be a number or of shape {list(value.shape[:-1])}, "
+            f"got {list(epsilon.shape)}"
+        )
 
 
 class ExpectedActionValue(nn.Module):
