@@ -43,13 +43,19 @@ def action_family(action_space: Any) -> Family:
             a ``Composite``, or a space of Gymnasium, of such actions.
 
     Raises:
-        ValueError: it is nothing of the kind, or the sizes of its blocks are not known.
+        ValueError: it is nothing of the kind, the sizes of its blocks are not known, or it does
+            not count from 0.
     """
     if type(action_space).__name__ == "Composite":
         action_space = _action_of(action_space)
     if isinstance(action_space, Family) and _reads_values(action_space):
         return action_space
     name = _name_of(action_space)
+    if getattr(action_space, "start", 0) != 0 and name == "categorical":
+        raise ValueError(
+            f"`action_space` must count its actions from 0, got {action_space!r}; subtract `start` "
+            "from the recorded actions"
+        )
     if name in _BLOCKS and getattr(action_space, "nvec", None) is not None:
         return MultiOneHotCategorical(action_space.nvec)
     if name in _BLOCKS:

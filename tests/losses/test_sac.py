@@ -14,7 +14,7 @@ from tensordict.nn import (
     TensorDictSequential,
 )
 from torch import nn
-from torchrl.data import Bounded, Composite
+from torchrl.data import Binary, Bounded, Categorical, Composite, OneHot
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
 from compiled_rl import Policy, SACLoss, modules
@@ -260,6 +260,32 @@ def test_a_spec_says_how_many_numbers_an_action_is(spec, dimensions):
     ours = make(action_spec=spec, target_entropy="auto")
     theirs = SAC.theirs(action_spec=spec, target_entropy="auto")
     assert ours.target_entropy == theirs.target_entropy == -dimensions
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("foo", "must be of continuous numbers, got 'foo'"),
+        (gym.spaces.Discrete(5), r"must be of continuous numbers, got Discrete\(5\)"),
+        (gym.spaces.MultiBinary(3), "must be of continuous numbers, got"),
+        (Categorical(5), "must be of continuous numbers, got"),
+        (OneHot(5, dtype=torch.float32), "must be of continuous numbers, got"),
+        (Composite(action=Binary(3)), "must be of continuous numbers, got"),
+        (Composite(move=BOUNDED), r"with the key 'action', got Composite with the keys \['move'\]"),
+        (
+            gym.spaces.Dict(action=gym.spaces.Box(-1.0, 1.0, (3,))),
+            "with the key 'action', got Dict",
+        ),
+        (MANY, r"must be of one action, \[A\], or a Composite .*, got the shape \[5, 3\]"),
+        (Composite(action=MANY), r"must be of one action, .* got the shape \[5, 3\]"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_spec_of_something_else_is_refused(spec, words):
+    with pytest.raises(
+        ValueError, match=f"`action_spec` must be .*{words.removeprefix('must be ')}"
+    ):
+        make(action_spec=spec, target_entropy="auto")
 
 
 def test_a_policy_may_say_how_many_numbers_its_actions_are():

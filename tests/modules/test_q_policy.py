@@ -132,6 +132,7 @@ def test_a_distribution_of_returns_acts_by_its_mean():
         (Composite(agent=Composite(state=Categorical(3), action=OneHot(3))), "OneHotCategorical"),
         (Composite(move=OneHot(3)), None),
         (gym.spaces.Discrete(3), "Categorical"),
+        (gym.spaces.Discrete(3, start=1), None),
         (gym.spaces.MultiBinary(3), "Bernoulli"),
         (modules.Bernoulli(), "Bernoulli"),
     ],
