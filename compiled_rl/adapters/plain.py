@@ -1,6 +1,6 @@
 """The plain form of a network: its calls over a dict of tensors, whatever wraps them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -178,24 +178,34 @@ class EnsembleForm:
 
     def __call__(self, data: Data) -> Data:
         """What the members compute."""
-        return self._over(self.ensemble.members(), {}, data)
+        return self._over(self.ensemble.members(), {}, self._same(data))
 
     def detached(self, data: Data) -> Data:
         """The same with the parameters held out: no gradient reaches them, inputs keep theirs."""
         stacked = {name: x.detach() for name, x in self.ensemble.members().items()}
-        return self._over(stacked, self._shared(), data)
+        return self._over(stacked, self._shared(), self._same(data))
 
     def without_shared(self, data: Data) -> Data:
         """The same with what the members share held out."""
+        return self.each_of_its_own(self._same(data))
+
+    def each_of_its_own(self, data: Sequence[Data]) -> Data:
+        """``without_shared``, of other data for each member, whose shapes are equal."""
         return self._over(self.ensemble.members(), self._shared(), data)
+
+    def _same(self, data: Data) -> list[Data]:
+        return [data] * self.ensemble.size
 
     def _shared(self) -> dict[str, Tensor]:
         return {name: x.detach() for name, x in self.ensemble.shared().items()}
 
-    def _over(self, members: dict[str, Tensor], others: dict[str, Tensor], data: Data) -> Data:
+    def _over(
+        self, members: dict[str, Tensor], others: dict[str, Tensor], data: Sequence[Data]
+    ) -> Data:
         if not torch.compiler.is_compiling():
             self.check_fresh()
-        found = [self._computed({**own, **others}, data) for own in each_of(members)]
+        each = zip(each_of(members), data, strict=True)
+        found = [self._computed({**own, **others}, seen) for own, seen in each]
         return {key: torch.stack([one[key] for one in found]) for key in self.out_keys}
 
     def _computed(self, tensors: dict[str, Tensor], data: Data) -> Data:

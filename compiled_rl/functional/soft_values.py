@@ -42,7 +42,7 @@ def categorical_soft_value(action_value: Tensor, logits: Tensor, alpha: float = 
                                             - alpha * log(p[n])),   with 0 * log(0) = 0
 
     The policy maximises it: its loss is the negative, whose gradient comes through ``p``. What the
-    critics say of a forbidden action, a logit of minus infinity, is never read.
+    critics say of a forbidden action, one whose probability is zero, is never read.
 
     Args:
         action_value: of each critic for each action, ``[N, *B, A]``, the critics first.
@@ -60,11 +60,13 @@ def categorical_soft_value(action_value: Tensor, logits: Tensor, alpha: float = 
     owner = "categorical_soft_value"
     check_shape(owner, "logits", logits, "action_value of a critic", action_value[0])
     log_prob = torch.log_softmax(logits, -1)
+    probs = log_prob.exp()
+    # Not where logits are finite: of the least number there is, alpha * log_prob overflows.
+    allowed = probs > 0
     # Selected before the minimum: its gradient would spread a NaN.
-    allowed = ~torch.isinf(logits)
     least = where_valid(allowed, action_value).amin(0)
     each = least - as_scalar(alpha, logits) * where_valid(allowed, log_prob)
-    return (log_prob.exp() * each).sum(-1)
+    return (probs * each).sum(-1)
 
 
 def temperature_loss(log_prob: Tensor, log_alpha: float, target_entropy: float) -> Tensor:

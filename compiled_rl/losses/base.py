@@ -32,8 +32,8 @@ class LossModule(ConvertedNetworks, KeyedModule):
     """A loss: it gathers (evaluates its networks), calls an objective, and reduces.
 
     Call it with keyword tensors and it returns a named tuple of ``out_keys``, or the tensor itself
-    where there is one; with a mapping of tensors, a dict; with a TensorDict, a TensorDict. The three
-    are one computation, ``evaluate``.
+    where there is one; with a mapping of tensors, a dict; with a TensorDict, a TensorDict. The
+    three are one computation, ``evaluate``.
 
     A subclass declares ``fields``, registers its networks as ordinary attributes, makes their
     plain forms in ``networks``, calls ``wire`` at the end of its constructor, and computes its

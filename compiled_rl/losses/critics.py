@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Size, nn
 
+from compiled_rl.adapters import Data, Key
 from compiled_rl.losses.arguments import check_count
 from compiled_rl.modules import Ensemble
 
@@ -41,3 +42,29 @@ def ensemble_of(owner: str, networks: Any, count: int, elsewhere: Iterable[nn.Mo
     if isinstance(networks, Sequence):
         return Ensemble(several, shared)
     return Ensemble.resampled(networks, count, shared)
+
+
+def parts_of(owner: str, data: Data, keys: Iterable[Key], batch: Size, count: int) -> list[Data]:
+    """The data, of which each part has its own part of what critics read, along the first axis.
+
+    Args:
+        owner: whose errors these are.
+        data: tensors by key; those that do not begin with the shape of the batch stay whole.
+        keys: what the critics read.
+        batch: ``[*B]``.
+        count: how many parts.
+
+    Raises:
+        ValueError: the first axis of the batch does not divide into so many.
+    """
+    if len(batch) == 0 or batch[0] % count:
+        raise ValueError(
+            f"{owner}: with a `value_network`, the batch must divide into a part for each "
+            f"of {count} critics, got {list(batch)}"
+        )
+    cut = {
+        key: data[key].unflatten(0, (count, batch[0] // count)).unbind()
+        for key in keys
+        if key in data and data[key].shape[: len(batch)] == batch
+    }
+    return [data | {key: parts[k] for key, parts in cut.items()} for k in range(count)]

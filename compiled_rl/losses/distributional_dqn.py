@@ -146,7 +146,7 @@ class DistributionalDQNLoss(QNetworkLoss):
         logits = self.values(self._network, data)
         batch = logits.shape[:-2]
         mask, weight = self.mask(data, batch), self.weight(data, batch)
-        chosen = _of_action(logits, self.recorded_action(data, len(batch)))
+        chosen = _of_action(logits, self.recorded_action(data, batch, logits.shape[-1]))
         loss = categorical_cross_entropy(chosen, self._target_probs(data, batch))
         return {
             "loss": reduce(loss, mask, self.reduction, weight),

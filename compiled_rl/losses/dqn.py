@@ -76,7 +76,8 @@ class DQNLoss(QNetworkLoss):
         batch = action_value.shape[:-1]
         mask, weight = self.mask(data, batch), self.weight(data, batch)
         self.transition(data, batch)
-        value = chosen_action_value(action_value, self.recorded_action(data, len(batch)))
+        action = self.recorded_action(data, batch, action_value.shape[-1])
+        value = chosen_action_value(action_value, action)
         target = self.td_target(data, batch, self._next_value(data), mask)
         loss = distance_loss(value, target, self.loss_function)
         return {

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Optional, Unpack
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.adapters.action_values import action_space_of
@@ -93,14 +93,25 @@ class QNetworkLoss(OffPolicyLoss):
         action: Tensor = self.family.mode((action_value,))
         return action
 
-    def recorded_action(self, data: Data, batch: int) -> Tensor:
-        """The action as ``chosen_action_value`` takes it: an index may come with a trailing one."""
+    def recorded_action(self, data: Data, batch: Size, count: int) -> Tensor:
+        """The action, an index ``[*B]`` or zeros and ones ``[*B, N]``, of ``count`` actions.
+
+        An index may come with a trailing one.
+        """
         action = self.require(data, "action")
         self.check_recorded("action", action)
         index = isinstance(self.family, Categorical) and not isinstance(
             self.family, OneHotCategorical
         )
-        return action.squeeze(-1) if index and action.dim() > batch else action
+        if index and action.shape == (*batch, 1):
+            action = action.squeeze(-1)
+        # Not `in`: TorchDynamo decides it wrongly for sizes that it keeps symbolic.
+        if action.shape != batch and action.shape != (*batch, count):
+            raise ValueError(
+                f"{self.name}: `action` must be of shape {list(batch)} of indices or "
+                f"{[*batch, count]} of zeros and ones, got {list(action.shape)}"
+            )
+        return action
 
 
 def _space_of(network: nn.Module, given: Any) -> Any:

@@ -11,6 +11,7 @@ from compiled_rl.adapters.fields import joined
 from compiled_rl.adapters.specs import action_dimensions
 from compiled_rl.functional import distance_loss, soft_value
 from compiled_rl.losses.arguments import check_actor, check_options
+from compiled_rl.losses.critics import parts_of
 from compiled_rl.losses.off_policy import ACTION, ACTION_VALUE, TRANSITION
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
 from compiled_rl.losses.temperature import automatic
@@ -184,7 +185,7 @@ class SACLoss(SoftLoss):
         """See ``SoftLoss``; of a value network, its loss, and that of each critic on its part."""
         if self._value is None:
             return super().critic_terms(data, batch, mask)
-        own = self._own_parts(self.recorded_value(data, batch))
+        own = self._own_value(data, batch)
         target = self.td_target(data, batch, self.next_value(data, batch), mask)
         value = self._state_value(data, batch, self._value.without(data, self._shared))
         soft = self._soft_value(data)
@@ -194,16 +195,12 @@ class SACLoss(SoftLoss):
         }
         return losses, (own - target).square()
 
-    def _own_parts(self, value: Tensor) -> Tensor:
-        """Of ``[N, *B]`` the first critic's values of the first part of the batch, and so on."""
-        count, size, *others = value.shape[0], *value.shape[1:]
-        if size % count:
-            raise ValueError(
-                f"{self.name}: with a `value_network`, the batch must divide into a part for each "
-                f"of {count} critics, got {size}"
-            )
-        parts = value.reshape(count, count, size // count, *others)
-        return parts.diagonal(dim1=0, dim2=1).movedim(-1, 0).reshape(size, *others)
+    def _own_value(self, data: Data, batch: Size) -> Tensor:
+        """The first critic's values of the first part of the batch, and so on, ``[*B]``."""
+        parts = parts_of(self.name, data, self._critics.in_keys, batch, self.num_qvalue_nets)
+        computed = self._critics.each_of_its_own(parts)
+        value = self.output(computed, "state_action_value", self.qvalue_network).flatten(0, 1)
+        return self.transition(data, batch, value=value)["value"]
 
     @torch.no_grad()
     def _soft_value(self, data: Data) -> Tensor:

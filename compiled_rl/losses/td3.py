@@ -20,6 +20,7 @@ from compiled_rl.losses.off_policy import (
     OffPolicyLoss,
     OffPolicyOptions,
 )
+from compiled_rl.modules.coefficients import holds
 from compiled_rl.modules.families.base import normal_like
 
 _NOISE = in_next("action_noise")
@@ -146,18 +147,34 @@ class TD3Loss(OffPolicyLoss):
                 f"{self.name}: one of `action_spec` and `bounds` must be given, "
                 f"got {'neither' if spec is None else 'both'}"
             )
+        if spec is None and not (isinstance(bounds, tuple | list) and len(bounds) == 2):
+            raise ValueError(f"{self.name}: `bounds` must be two, lower and upper, got {bounds!r}")
         found = bounds if spec is None else action_bounds(spec, self.tensor_keys["action"])
         if found is None:
             raise ValueError(f"{self.name}: `action_spec` must be bounded, got {spec!r}")
         like = next(self.actor_network.parameters(), torch.zeros(()))
         low, high = [torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in found]
-        if (low > high).any():
+        if max(low.dim(), high.dim()) > 1 or (low.dim() == high.dim() and low.shape != high.shape):
+            raise ValueError(
+                f"{self.name}: bounds must be numbers or of shape [A] both, "
+                f"got shapes {list(low.shape)} and {list(high.shape)}"
+            )
+        if not holds(low <= high):  # nor is a NaN
             raise ValueError(
                 f"{self.name}: the lower bounds must not be above the upper ones, "
                 f"got {low.tolist()} and {high.tolist()}"
             )
         self.register_buffer("min_action", low)
         self.register_buffer("max_action", high)
+
+    def _bound_of(self, action: Tensor, bound: Tensor) -> Tensor:
+        """A bound for each number of an action; one of another size would broadcast."""
+        if bound.dim() and bound.shape != action.shape[-1:]:
+            raise ValueError(
+                f"{self.name}: bounds of {len(bound)} numbers must be for actions of as many, "
+                f"got actions of shape {list(action.shape)}"
+            )
+        return bound.expand_as(action)
 
     def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
         """The actor and the critics, and those with which states entered are valued."""
@@ -206,6 +223,6 @@ class TD3Loss(OffPolicyLoss):
         """The least of the critics' values of a noisy action at the state entered."""
         found, key = self._target_actor(self.entered(data)), self.tensor_keys["action"]
         action, scales = found[key], (self.policy_noise, self.noise_clip)
-        low, high = self.min_action.expand_as(action), self.max_action.expand_as(action)
+        low, high = [self._bound_of(action, x) for x in (self.min_action, self.max_action)]
         found[key] = smoothed_action(action, data[_NOISE], low, high, *scales)
         return self.stacked(self._target_critics(found), data, batch, self.qvalue_network).amin(0)

@@ -43,13 +43,19 @@ def action_family(action_space: Any) -> Family:
             a ``Composite``, or a space of Gymnasium, of such actions.
 
     Raises:
-        ValueError: it is nothing of the kind, or the sizes of its blocks are not known.
+        ValueError: it is nothing of the kind, the sizes of its blocks are not known, or it does
+            not count from 0.
     """
     if type(action_space).__name__ == "Composite":
         action_space = _action_of(action_space)
     if isinstance(action_space, Family) and _reads_values(action_space):
         return action_space
     name = _name_of(action_space)
+    if getattr(action_space, "start", 0) != 0 and name == "categorical":
+        raise ValueError(
+            f"`action_space` must count its actions from 0, got {action_space!r}; subtract `start` "
+            "from the recorded actions"
+        )
     if name in _BLOCKS and getattr(action_space, "nvec", None) is not None:
         return MultiOneHotCategorical(action_space.nvec)
     if name in _BLOCKS:
@@ -119,11 +125,30 @@ class QPolicy(nn.Module):
         epsilon: float | Tensor = 0.05,
         generator: Optional[Generator] = None,
     ) -> Any:
-        """The best action, or with probability ``epsilon`` any, each as likely; no gradient."""
+        """The best action, or with probability ``epsilon`` any, each as likely; no gradient.
+
+        Args:
+            observation: ``[*B, ...]``.
+            *others: what the network takes besides.
+            epsilon: in [0, 1], one for all or, such as one an environment, ``[*B]``.
+            generator: of the noise.
+
+        Raises:
+            ValueError: ``epsilon`` has another shape.
+        """
         value = self.network(observation, *others)
-        explores = uniform_like(value[..., :1], generator) < epsilon
+        _check_epsilon(epsilon, value)
+        explores = uniform_like(value[..., 0], generator) < epsilon
         anything = uniform_like(value, generator) - 0.5
-        return self.family.mode((torch.where(explores, anything, value),))
+        return self.family.mode((torch.where(explores.unsqueeze(-1), anything, value),))
+
+
+def _check_epsilon(epsilon: float | Tensor, value: Tensor) -> None:
+    if isinstance(epsilon, Tensor) and epsilon.dim() and epsilon.shape != value.shape[:-1]:
+        raise ValueError(
+            f"QPolicy: `epsilon` must be a number or of shape {list(value.shape[:-1])}, "
+            f"got {list(epsilon.shape)}"
+        )
 
 
 class ExpectedActionValue(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from compiled_rl.functional import (
@@ -12,12 +13,14 @@ from compiled_rl.functional import (
 )
 
 
-def test_a_forbidden_action_is_never_read():
-    logits = torch.tensor([[0.3, -math.inf, -0.2]], requires_grad=True)
+@pytest.mark.parametrize("forbidden", [-math.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("alpha", [0.5, 3.0])
+def test_a_forbidden_action_is_never_read(forbidden, alpha):
+    logits = torch.tensor([[0.3, forbidden, -0.2]], requires_grad=True)
     action_value = torch.tensor([[[1.0, math.nan, 2.0]], [[3.0, math.inf, 1.5]]])
     action_value.requires_grad_()
-    value = categorical_soft_value(action_value, logits, 0.5)
-    allowed = categorical_soft_value(action_value[..., ::2], logits[..., ::2], 0.5)
+    value = categorical_soft_value(action_value, logits, alpha)
+    allowed = categorical_soft_value(action_value[..., ::2], logits[..., ::2], alpha)
     torch.testing.assert_close(value, allowed)
     of_values, of_logits = torch.autograd.grad(value.sum(), (action_value, logits))
     assert of_values[..., 1].eq(0).all()

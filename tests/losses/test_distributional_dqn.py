@@ -203,6 +203,22 @@ def test_atoms_that_do_not_fit_are_refused():
         loss(transitions((6,), action=q.index))
 
 
+@pytest.mark.parametrize("space", ["categorical", "one-hot"])
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 5), (6, 2), (6, 5, 1), (3, 6)], ids=str)
+def test_an_action_that_would_broadcast_is_refused(space, shape):
+    loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, action_space=space, **GAMMA)
+    given = keywords(loss, transitions((6,), action=q.index))
+    given["action"] = torch.zeros(shape, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"`action` must be of shape \[6\] of indices or \[6, 5\]"):
+        loss(given)
+
+
+def test_an_index_with_a_trailing_one_is_no_one_hot_action():
+    loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, action_space="one-hot", **GAMMA)
+    with pytest.raises(ValueError, match=r"zeros and ones, got \[6, 1\]"):
+        loss(transitions((6,), action=q.index_column))
+
+
 def test_the_support_follows_the_loss():
     """TorchRL makes its target in the default precision, and cannot add to it in another."""
     loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES).double()

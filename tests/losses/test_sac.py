@@ -1,5 +1,6 @@
 """What SAC promises beyond the table of ``test_off_policy.py``."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from tensordict.nn import (
     TensorDictSequential,
 )
 from torch import nn
-from torchrl.data import Bounded, Composite
+from torchrl.data import Binary, Bounded, Categorical, Composite, OneHot
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
 from compiled_rl import Policy, SACLoss, modules
@@ -95,8 +96,23 @@ def test_with_a_value_network_there_is_its_loss_and_a_part_of_the_batch_a_critic
     after = loss(data.clone())["td_error"]
     assert torch.equal(after[:3], before[:3])
     assert not (after[3:] == before[3:]).any()
-    with pytest.raises(ValueError, match="must divide into a part for each of 2 critics, got 5"):
-        loss(with_noise(loss, FIRST.data(5)))
+    for step in (FIRST.data(5), FIRST.data(1)[0]):
+        words = "must divide into a part for each of 2 critics, got "
+        with pytest.raises(ValueError, match=words + re.escape(str(list(step.shape)))):
+            loss(with_noise(loss, step))
+
+
+def test_with_a_value_network_a_critic_sees_its_part_of_the_batch_alone():
+    """As in TorchRL's: twice the work were thrown away, and batch statistics others'."""
+    loss = FIRST.ours(num_qvalue_nets=3)
+    linear = loss.qvalue_network.network.module.layers[0]
+    seen, forward = [], linear.forward
+    linear.forward = lambda x: (seen.append(x), forward(x))[1]
+    data = with_noise(loss, FIRST.data(6, 4))
+    loss(data)
+    recorded = torch.cat([data["observation"], data["action"]], -1)
+    assert [len(x) for x in seen] == [6, 6, 6, 2, 2, 2]  # of the actor's action, and of its own
+    assert torch.equal(torch.cat(seen[3:]), recorded)
 
 
 def test_with_a_value_network_separate_losses_leave_what_is_shared_to_the_policy():
@@ -260,6 +276,32 @@ def test_a_spec_says_how_many_numbers_an_action_is(spec, dimensions):
     ours = make(action_spec=spec, target_entropy="auto")
     theirs = SAC.theirs(action_spec=spec, target_entropy="auto")
     assert ours.target_entropy == theirs.target_entropy == -dimensions
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("foo", "must be of continuous numbers, got 'foo'"),
+        (gym.spaces.Discrete(5), r"must be of continuous numbers, got Discrete\(5\)"),
+        (gym.spaces.MultiBinary(3), "must be of continuous numbers, got"),
+        (Categorical(5), "must be of continuous numbers, got"),
+        (OneHot(5, dtype=torch.float32), "must be of continuous numbers, got"),
+        (Composite(action=Binary(3)), "must be of continuous numbers, got"),
+        (Composite(move=BOUNDED), r"with the key 'action', got Composite with the keys \['move'\]"),
+        (
+            gym.spaces.Dict(action=gym.spaces.Box(-1.0, 1.0, (3,))),
+            "with the key 'action', got Dict",
+        ),
+        (MANY, r"must be of one action, \[A\], or a Composite .*, got the shape \[5, 3\]"),
+        (Composite(action=MANY), r"must be of one action, .* got the shape \[5, 3\]"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_spec_of_something_else_is_refused(spec, words):
+    with pytest.raises(
+        ValueError, match=f"`action_spec` must be .*{words.removeprefix('must be ')}"
+    ):
+        make(action_spec=spec, target_entropy="auto")
 
 
 def test_a_policy_may_say_how_many_numbers_its_actions_are():

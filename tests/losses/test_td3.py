@@ -4,7 +4,7 @@ import gymnasium
 import pytest
 import torch
 from torch import nn
-from torchrl.data import Bounded, Categorical, Composite
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.objectives import TD3Loss as Peer
 
 from compiled_rl import SoftUpdate, TD3Loss, UpdateStep
@@ -43,6 +43,57 @@ def test_bounds_that_are_none_are_refused():
     for argument in ("policy_noise", "noise_clip"):
         with pytest.raises(ValueError, match=f"`{argument}` must be at least 0, got -1"):
             TD3Loss(*networks, bounds=(-1, 1), **{argument: -1.0})
+
+
+NAN, ROW = float("nan"), torch.zeros(1, ACTION)
+BOX = gymnasium.spaces.Box(LOW.numpy(), HIGH.numpy())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"bounds": 1.0}, "`bounds` must be two, lower and upper, got 1.0"),
+        ({"bounds": (1.0,)}, "`bounds` must be two, lower and upper, got"),
+        (
+            {"bounds": (ROW, 1.0)},
+            r"must be numbers or of shape \[A\] both, got shapes \[1, 3\] and",
+        ),
+        ({"bounds": (LOW, HIGH[:2])}, r"must be numbers or of shape \[A\] both, got shapes \[3\]"),
+        ({"bounds": (NAN, 1.0)}, "must not be above the upper ones, got nan and 1"),
+        ({"bounds": (LOW, HIGH * NAN)}, "must not be above the upper ones, got"),
+        ({"action_spec": "foo"}, "`action_spec` must be bounded, got 'foo'"),
+        ({"action_spec": Composite(move=SPECS["TorchRL's"])}, r"with the key 'action', got Comp"),
+        ({"action_spec": gymnasium.spaces.Dict(action=BOX)}, "with the key 'action', got Dict"),
+        ({"action_spec": SPECS["TorchRL's of a batch"]["action"]}, r"got the shape \[5, 3\]"),
+    ],
+    ids=str,
+)
+def test_bounds_that_do_not_fit_are_refused_in_words(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        TD3Loss(*twins(), **arguments)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_bounds_of_another_size_than_the_actions_are_refused_in_a_call(size):
+    """One for all actions is a number: that of one action must not broadcast over several."""
+    loss = TD3Loss(*twins(), bounds=(LOW[:size], 3.0))
+    with pytest.raises(ValueError, match=f"of {size} numbers must be for actions of as many, got"):
+        loss(transitions((6,)))
+
+
+def test_bounds_are_where_the_networks_are_and_as_precise():
+    actor, critics = twins()
+    loss = TD3Loss(actor.double(), [x.double() for x in critics], bounds=(0.1, HIGH))
+    assert loss.min_action == torch.tensor(0.1, dtype=torch.float64)  # not rounded on its way
+    assert loss.max_action.dtype == torch.float64
+    there = TD3Loss(actor.to("meta"), [x.to("meta") for x in critics], bounds=(LOW, HIGH))
+    assert there.min_action.is_meta
+    assert there.max_action.is_meta
+
+
+def test_a_specification_without_an_end_bounds_nothing():
+    loss = TD3Loss(*twins(), action_spec=Unbounded((ACTION,)))
+    assert (loss.min_action < -1e38).all()
 
 
 def test_noise_moves_the_target_no_further_than_it_may():

@@ -63,6 +63,21 @@ def test_epsilon_is_how_often_every_action_is_as_likely(epsilon):
     torch.testing.assert_close(often, expected, atol=0.01, rtol=0)
 
 
+def test_epsilon_may_be_one_an_environment():
+    """As many environments as actions, where the axes could be taken for each other."""
+    values, epsilon = torch.tensor([9.0, 0.0, 0.0, 0.0, 0.0]), torch.tensor([0.0, 0, 0, 0, 1])
+    policy, generator = QPolicy(nn.Identity()), torch.Generator().manual_seed(0)
+    taken = policy.act(
+        values.expand(1000, N, N), epsilon=epsilon.expand(1000, N), generator=generator
+    )
+    often = (taken == 0).float().mean(0)
+    torch.testing.assert_close(often, torch.tensor([1.0, 1, 1, 1, 1 / N]), atol=0.05, rtol=0)
+    one = QPolicy(nn.Identity()).act(values.expand(N, N), epsilon=epsilon)
+    assert one[:-1].eq(0).all()
+    with pytest.raises(ValueError, match=r"`epsilon` must be .* of shape \[6\], got \[6, 1\]"):
+        policy.act(values.expand(6, N), epsilon=torch.ones(6, 1))
+
+
 def test_no_gradient_reaches_an_action():
     assert not make("binary").act(torch.randn(2, 4)).requires_grad
 
@@ -117,6 +132,7 @@ def test_a_distribution_of_returns_acts_by_its_mean():
         (Composite(agent=Composite(state=Categorical(3), action=OneHot(3))), "OneHotCategorical"),
         (Composite(move=OneHot(3)), None),
         (gym.spaces.Discrete(3), "Categorical"),
+        (gym.spaces.Discrete(3, start=1), None),
         (gym.spaces.MultiBinary(3), "Bernoulli"),
         (modules.Bernoulli(), "Bernoulli"),
     ],
