@@ -63,7 +63,7 @@ def parts_of(owner: str, data: Data, keys: Iterable[Key], batch: Size, count: in
             f"of {count} critics, got {list(batch)}"
         )
     cut = {
-        key: data[key].unflatten(0, (count, batch[0] // count)).unbind()
+        key: data[key].chunk(count)
         for key in keys
         if key in data and data[key].shape[: len(batch)] == batch
     }

@@ -200,7 +200,7 @@ class SACLoss(SoftLoss):
         parts = parts_of(self.name, data, self._critics.in_keys, batch, self.num_qvalue_nets)
         computed = self._critics.each_of_its_own(parts)
         value = self.output(computed, "state_action_value", self.qvalue_network).flatten(0, 1)
-        return self.transition(data, batch, value=value)["value"]
+        return self.like_reward(data, batch, value)
 
     @torch.no_grad()
     def _soft_value(self, data: Data) -> Tensor:
