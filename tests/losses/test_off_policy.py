@@ -401,19 +401,20 @@ def test_on_the_meta_device(subject):
 # ---- one graph -----------------------------------------------------------------------------------
 
 
-def once_a_loss(subjects: dict[str, Subject]) -> list[Any]:
-    """The first row of each loss; the others in the slow tier."""
-    seen: set[str] = set()
+def ways_of_calling(subjects: dict[str, Subject]) -> list[Any]:
+    """Each row by keyword and by TensorDict; in CI each loss once, the two ways in turns."""
+    fast: dict[str, str] = {}
     rows = []
     for name, subject in subjects.items():
-        marks = [pytest.mark.slow] if subject.loss in seen else []
-        rows.append(pytest.param(subject, id=name, marks=marks))
-        seen.add(subject.loss)
+        first = subject.loss not in fast
+        way = fast.setdefault(subject.loss, ("keywords", "tensordict")[len(fast) % 2])
+        for form in ("keywords", "tensordict"):
+            marks = [] if first and form == way else [pytest.mark.slow]
+            rows.append(pytest.param(subject, form, id=f"{form}-{name}", marks=marks))
     return rows
 
 
-@pytest.mark.parametrize("subject", once_a_loss(ESTIMATING))
-@pytest.mark.parametrize("form", ["keywords", "tensordict"])
+@pytest.mark.parametrize(("subject", "form"), ways_of_calling(ESTIMATING))
 def test_compiles_whole_and_seldom(subject, form):
     loss = subject.ours().make_value_estimator("td_lambda" if form == "tensordict" else "td0")
     batches = [with_noise(loss, subject.data(n, 4)) for n in (2, 3, 5, 8, 13, 21)]

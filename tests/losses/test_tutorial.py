@@ -139,7 +139,8 @@ def test_its_targets_follow():
         torch.testing.assert_close(after, 0.75 * before + 0.25 * source.detach())
 
 
-@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False])
 def test_the_tutorials_loss_compiles(whole):
     # TorchRL's squashing is refused by the compiler unless it is not `safe`; and a detached view
     # goes to a module as parameters, which are made in the graph only where that is allowed.
