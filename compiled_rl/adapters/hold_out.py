@@ -93,10 +93,22 @@ def next_state_value(
             "next_state_value: `reward`, `done` and the next value must have one shape, got "
             f"{list(reward.shape)}, {list(done.shape)} and {list(next_value.shape)}"
         )
-    steps = tensordict.get("steps_to_next_obs", None)
-    discount = gamma if steps is None else gamma ** steps.squeeze(-1)
+    discount = _discount(gamma, tensordict.get("steps_to_next_obs", None), reward)
     target: Tensor = reward + discount * torch.where(done, 0.0, next_value)
     return target
+
+
+def _discount(gamma: float, steps: Optional[Tensor], reward: Tensor) -> Any:
+    """``gamma``, to the power of the steps that each reward sums up."""
+    if steps is None:
+        return gamma
+    steps = steps.squeeze(-1)
+    if steps.shape != reward.shape:
+        raise ValueError(
+            "next_state_value: `steps_to_next_obs` must have the shape of `reward`, "
+            f"got {list(steps.shape)} and {list(reward.shape)}"
+        )
+    return gamma**steps
 
 
 def _valued(tensordict: Any, operator: Any, kwargs: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Optional
 
 from torch import Tensor, nn
@@ -64,11 +64,11 @@ def by_head(
     return found
 
 
-def check_count(owner: str, argument: str, count: int) -> int:
-    """A number of samples."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+def check_count(owner: str, argument: str, count: Any) -> int:
+    """A number of samples or of actions, NumPy's too."""
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
         raise ValueError(f"{owner}: `{argument}` must be an integer of at least 1, got {count!r}")
-    return count
+    return int(count)
 
 
 def check_range(

@@ -25,21 +25,22 @@ def ensemble_of(owner: str, networks: Any, count: int, elsewhere: Iterable[nn.Mo
         ValueError: the number of networks is not ``count``, or their architectures differ.
     """
     check_count(owner, "num_qvalue_nets", count)
-    several = list(networks) if isinstance(networks, Sequence) else [networks]
+    listed = isinstance(networks, Sequence | nn.ModuleList)
+    several = list(networks) if listed else [networks]
     for network in several:
         if not isinstance(network, nn.Module):
             raise TypeError(
                 f"{owner}: `qvalue_network` must be an nn.Module or a list of them, "
                 f"got {type(network).__name__}"
             )
-    if isinstance(networks, Sequence) and len(several) != count:
+    if listed and len(several) != count:
         raise ValueError(
             f"{owner}: `qvalue_network` must be one network or a list of `num_qvalue_nets`, "
             f"got {len(several)} and {count}"
         )
     owned = {parameter for network in elsewhere for parameter in network.parameters()}
     shared = [parameter for parameter in several[0].parameters() if parameter in owned]
-    if isinstance(networks, Sequence):
+    if listed:
         return Ensemble(several, shared)
     return Ensemble.resampled(networks, count, shared)
 
@@ -63,7 +64,7 @@ def parts_of(owner: str, data: Data, keys: Iterable[Key], batch: Size, count: in
             f"of {count} critics, got {list(batch)}"
         )
     cut = {
-        key: data[key].chunk(count)
+        key: data[key].tensor_split(count)
         for key in keys
         if key in data and data[key].shape[: len(batch)] == batch
     }

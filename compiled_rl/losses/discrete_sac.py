@@ -14,7 +14,7 @@ from compiled_rl.functional import (
     categorical_soft_value,
     chosen_action_value,
 )
-from compiled_rl.losses.arguments import check_actor, check_options
+from compiled_rl.losses.arguments import check_actor, check_count, check_options
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TRANSITION
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
@@ -61,6 +61,8 @@ class DiscreteSACLoss(SoftLoss):
         Field("action", "action", "input", "[*B], [*B, 1] or one-hot [*B, A]", "the recorded one"),
         *TRANSITION,
         Field("action_value", "action_value", "computed", "", "the critics'"),
+        Field("value", "state_value", "computed", "", "of the critics and the policy; not needed"),
+        Field("log_prob", "log_prob", "computed", "", "of the policy; not needed"),
         *OUTPUTS,
     )
     critics_output: ClassVar[str] = "action_value"
@@ -80,6 +82,8 @@ class DiscreteSACLoss(SoftLoss):
         check_options(owner, options, SoftOptions)
         actor = PlainPolicy(check_actor(owner, actor_network))
         _check_categorical(owner, actor, action_space)
+        if num_actions is not None:
+            check_count(owner, "num_actions", num_actions)
         if target_entropy == "auto":
             count = number_of_actions(action_space) if num_actions is None else num_actions
             share = target_entropy_weight
@@ -111,7 +115,7 @@ class DiscreteSACLoss(SoftLoss):
         value = self.output(
             self._critics.without_shared(data), self.critics_output, self.qvalue_network
         )
-        if action.shape == (*batch, 1) and action.shape != value.shape[1:]:
+        if action.shape == (*batch, 1):
             action = action.squeeze(-1)
         return chosen_action_value(value, action.expand(value.shape[0], *action.shape))
 

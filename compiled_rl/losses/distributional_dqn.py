@@ -5,8 +5,8 @@ from typing import Any, Literal, Optional, Self
 import torch
 from torch import Size, Tensor, nn
 
-from compiled_rl.adapters import Data, Field, Key
-from compiled_rl.estimators import ValueEstimators
+from compiled_rl.adapters import Data, Field, Key, PlainForm
+from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators
 from compiled_rl.estimators.registry import named_estimator
 from compiled_rl.functional import (
     categorical_cross_entropy,
@@ -16,6 +16,7 @@ from compiled_rl.functional import (
     reduce,
 )
 from compiled_rl.functional.scalars import where_valid
+from compiled_rl.kernels.checks import check_floating
 from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.off_policy import TD_ERROR
 from compiled_rl.losses.q_network import INPUTS, LOSS, QNetworkLoss
@@ -37,7 +38,7 @@ class DistributionalDQNLoss(QNetworkLoss):
     Args:
         value_network: gives logits or log-probabilities of the atoms, ``[*B, K, N]``, the actions
             last; see ``QNetworkLoss``. An ``ExpectedActionValue`` stands for its own network.
-        gamma: discount in [0, 1]; assign a number to anneal it.
+        gamma: discount in [0, 1]; assign a number to anneal it, which is not checked again.
         support: the atoms, in equal steps, ascending, ``[K]``, in units of the return, such as
             ``torch.linspace(v_min, v_max, K)``; None: the ``support`` of the network.
         action_space: ``"categorical"``, ``"one_hot"`` or a spec; see ``QNetworkLoss``.
@@ -97,6 +98,18 @@ class DistributionalDQNLoss(QNetworkLoss):
         self.register_buffer("support", self._checked_support(atoms))
         self.make_value_estimator()
 
+    @property
+    def value_estimator(self) -> ValueEstimatorBase:
+        """None is used: the target is a distribution, not a number.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            f"{self.name}: the target is a distribution, for which there is no value estimator; "
+            "its discount is `gamma`"
+        )
+
     def network_of(self, network: nn.Module) -> nn.Module:
         """The network that learns, of what was given."""
         network = super().network_of(network)
@@ -143,7 +156,7 @@ class DistributionalDQNLoss(QNetworkLoss):
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """The loss and metrics by name; see the class."""
         data = self.select_valid(data)
-        logits = self.values(self._network, data)
+        logits = self._logits(self._network, data)
         batch = logits.shape[:-2]
         mask, weight = self.mask(data, batch), self.weight(data, batch)
         chosen = _of_action(logits, self.recorded_action(data, batch, logits.shape[-1]))
@@ -153,14 +166,25 @@ class DistributionalDQNLoss(QNetworkLoss):
             "td_error": where_valid(mask, loss.detach()),
         }
 
+    def _logits(self, form: PlainForm, data: Data) -> Tensor:
+        """What a network says of the atoms of all actions, ``[*B, K, N]``."""
+        logits, atoms = self.values(form, data), len(self.support)
+        if logits.dim() < 2 or logits.shape[-2] != atoms:
+            raise ValueError(
+                f"{self.name}: `value_network` must give the logits of {atoms} atoms of each "
+                f"action, [*B, {atoms}, N], got {list(logits.shape)}"
+            )
+        return logits
+
     @torch.no_grad()
     def _target_probs(self, data: Data, batch: Size) -> Tensor:
         """The distribution to learn, ``[*B, K]``."""
         step = self.transition(data, batch)
         entered = self.entered(data)
-        judged = expected_action_value(self.values(self._network, entered), self.support)
-        logits = _of_action(self.values(self._target, entered), self.best_action(judged))
+        judged = expected_action_value(self._logits(self._network, entered), self.support)
+        logits = _of_action(self._logits(self._target, entered), self.best_action(judged))
         reward = step["reward"]  # it may be finer than what the network gives
+        check_floating(self.name, "reward", reward)
         probs = logits.to(reward.dtype).softmax(-1)
         moved = (reward, probs, step["terminated"], self.support)
         return project_categorical(*moved, self._discount(data, batch))

@@ -195,6 +195,11 @@ class OffPolicyLoss(LossModule):
         self, data: Data, batch: Size, next_value: Tensor, mask: Optional[Tensor]
     ) -> Tensor:
         """The target ``[*B]`` of the value estimator, from the values of the states entered."""
+        if next_value.shape != batch:
+            raise ValueError(
+                f"{self.name}: the states entered must be as many as those left, {list(batch)}, "
+                f"got values of {list(next_value.shape)}"
+            )
         return self.value_estimator.target_within(data, len(batch), next_value, mask)
 
     def transition(self, data: Data, batch: Size) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from compiled_rl.modules import (
     QPolicy,
     action_family,
 )
+from compiled_rl.modules.q_policy import names_blocks
 
 INPUTS = (
     Field("action", "action", "input", "[*B], [*B, 1] or [*B, N]", "the recorded action"),
@@ -117,5 +118,5 @@ class QNetworkLoss(OffPolicyLoss):
 def _space_of(network: nn.Module, given: Any) -> Any:
     """What was given wins, but a name does not say how long blocks are, and the network may."""
     said = action_space_of(network)
-    named = isinstance(given, str) and isinstance(said, MultiOneHotCategorical)
+    named = names_blocks(given) and isinstance(said, MultiOneHotCategorical)
     return said if given is None or named else given

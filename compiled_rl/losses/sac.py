@@ -68,6 +68,7 @@ class SACLoss(SoftLoss):
         *TRANSITION,
         ACTION_VALUE,
         Field("value", "state_value", "computed", "", "the value network's"),
+        Field("log_prob", "action_log_prob", "computed", "", "of the policy; not needed"),
         *OUTPUTS,
         Field("loss_value", "loss_value", "output", "[]", "the value network's loss"),
     )

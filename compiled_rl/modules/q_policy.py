@@ -71,6 +71,11 @@ def action_family(action_space: Any) -> Family:
     return _NAMED[name]()
 
 
+def names_blocks(action_space: Any) -> bool:
+    """Whether it is the mere name of one-hot blocks."""
+    return isinstance(action_space, str) and _name_of(action_space) in _BLOCKS
+
+
 def _action_of(specs: Any) -> Any:
     """The entry called ``action``, at the top or nested; nothing else says what actions are."""
     ends = {key: key if isinstance(key, str) else key[-1] for key in specs.keys(True, True)}

@@ -125,5 +125,10 @@ def test_the_old_target_where_all_are_done():
 def test_the_old_target_refuses_what_would_broadcast():
     with pytest.raises(ValueError, match=r"must have one shape, got \[6\], \[6\] and \[6, 6\]"):
         next_state_value(step(False), pred_next_val=torch.zeros(6, 6))
+    many = step(True).set("steps_to_next_obs", torch.ones(6, 4, 1, dtype=torch.long))
+    with pytest.raises(
+        ValueError, match=r"`steps_to_next_obs` must have .*, got \[6, 4\] and \[6\]"
+    ):
+        next_state_value(many, pred_next_val=torch.zeros(6, 1))
     with pytest.raises(ValueError, match="`operator` or `pred_next_val` must be given"):
         next_state_value(step(False))

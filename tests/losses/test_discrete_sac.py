@@ -133,6 +133,8 @@ def test_a_spec_says_how_many_actions_there_are(space):
     by_spec = make(action_space=space, num_actions=None)
     assert by_spec.target_entropy == make().target_entropy
     assert make().target_entropy == DISCRETE.theirs().target_entropy
+    counted = make(num_actions=gym.spaces.Discrete(ACTION).n)  # NumPy's
+    assert counted.target_entropy == make().target_entropy
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -161,6 +163,9 @@ def test_arguments_are_checked_when_they_are_given():
         DiscreteSACLoss(actor, q)
     with pytest.raises(ValueError, match="`action_space` must be 'categorical' or 'one-hot', got"):
         make(action_space="binary")
+    for count in (0, "4", 2.0, True):
+        with pytest.raises(ValueError, match="`num_actions` must be an integer of at least 1, got"):
+            make(num_actions=count)
     with pytest.raises(TypeError, match=r"must have one categorical distribution, got \['TanhNorm"):
         DiscreteSACLoss(policy("tanh_normal"), q, **INDICES)
     with pytest.raises(TypeError, match="`delay_actor` is not an argument"):

@@ -171,6 +171,10 @@ def test_other_estimators_are_refused():
     for name in ("td1", "td_lambda", "gae"):
         with pytest.raises(NotImplementedError, match="the value estimator must be TD0, got"):
             loss.make_value_estimator(name)
+    with pytest.raises(
+        RuntimeError, match="for which there is no value estimator; its discount is"
+    ):
+        _ = loss.value_estimator
     with pytest.raises(TypeError, match="`lmbda` is no hyper-parameter, `gamma` is"):
         loss.make_value_estimator("td0", lmbda=0.5)
     with pytest.raises(ValueError, match=r"`gamma` must be in \[0, 1\], got 1.5"):
@@ -197,10 +201,34 @@ def test_arguments_are_refused_in_words(arguments, words):
         DistributionalDQNLoss(q.atoms(), **given)
 
 
-def test_atoms_that_do_not_fit_are_refused():
-    loss = DistributionalDQNLoss(q.atoms(6), support=q.SUPPORT, **OF_INDICES)
-    with pytest.raises(ValueError, match="`logits` must have 7 atoms in dimension -2, got"):
+@pytest.mark.parametrize("network", [q.atoms(6), q.mlp(q.ACTIONS)], ids=["others", "none"])
+def test_atoms_that_do_not_fit_are_refused(network):
+    loss = DistributionalDQNLoss(network, support=q.SUPPORT, **OF_INDICES)
+    with pytest.raises(ValueError, match=r"must give the logits of 7 atoms .* N\], got \[6, "):
         loss(transitions((6,), action=q.index))
+
+
+def test_rewards_are_no_integers():
+    loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, **OF_INDICES)
+    data = transitions((6,), action=q.index)
+    data["next", "reward"] = torch.ones(6, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"`reward` must be floating point, got torch\.int64"):
+        loss(data)
+
+
+def test_the_target_is_as_precise_as_the_reward():
+    loss = DistributionalDQNLoss(q.atoms(), support=q.SUPPORT, reduction="none", **OF_INDICES)
+    data = transitions((6,), action=q.index)
+    data["next", "reward"] = data["next", "reward"].double()
+    logits = loss.target_value_network(data["next", "observation"])
+    best = (logits.softmax(-2) * q.SUPPORT.unsqueeze(-1)).sum(-2).argmax(-1)
+    steps = torch.arange(6)
+    probs = logits[steps, :, best].double().softmax(-1)
+    reward, ends = (data["next", key].squeeze(-1) for key in ("reward", "terminated"))
+    target = project_categorical(reward, probs, ends, q.SUPPORT, loss.gamma)
+    here = loss.value_network(data["observation"])[steps, :, data["action"]].log_softmax(-1)
+    expected = -(target * here).sum(-1)
+    torch.testing.assert_close(loss(data)["loss"], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("space", ["categorical", "one-hot"])

@@ -250,6 +250,14 @@ def test_bits_are_chosen_where_torchrl_cannot():
     assert DQNLoss(q.mlp(q.ACTIONS), action_space="binary")(data)["loss"] > 0
 
 
+def test_a_name_does_not_say_how_long_blocks_are_and_another_one_wins():
+    (actor,) = q.of_blocks()
+    assert DQNLoss(actor, action_space="multi-one-hot").family.nvec == q.BLOCKS
+    assert isinstance(DQNLoss(actor, action_space="binary").family, Bernoulli)
+    with pytest.raises(ValueError, match=r"`action_space` must be one of .*, got 'blocks'"):
+        DQNLoss(actor, action_space="blocks")
+
+
 def test_equal_blocks_are_given_one_by_one():
     network = TensorDictModule(q.mlp(4), ["observation"], ["action_value"])
     for lengths, words in ((2, "`action_space` must say how long"), ([2, 2], "")):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.losses.peers import LOSSES, gradients, make, sequences, total
+from tests.losses.test_off_policy import every_loss, with_noise
 
 estimators = pytest.mark.parametrize("value_type", ["gae", "td0", "td1", "td_lambda", "vtrace"])
 
@@ -25,6 +26,22 @@ def test_a_loss_under_autocast_is_near_that_without(name, estimated, head):
     for a, b in zip(*slopes, strict=True):
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
     assert not torch.equal(total(outputs), total(expected))
+
+
+@every_loss
+@pytest.mark.filterwarnings("ignore:No target network updater")
+def test_a_loss_of_action_values_under_autocast_is_near_that_without(subject):
+    loss = subject.ours()
+    data = with_noise(loss, subject.data(30))
+    expected = loss(data)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = loss(data)
+    for key, x in outputs.items():
+        assert x.dtype == torch.float32, key
+        torch.testing.assert_close(x, expected[key], rtol=0.1, atol=0.1, msg=key)
+    assert not torch.equal(outputs["td_error"], expected["td_error"])
+    sum(outputs[name] for name in loss.minimised).backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in loss.parameters())
 
 
 @estimators

@@ -1,6 +1,7 @@
 """What every loss of action values promises: parity with TorchRL, priorities, weights, masks."""
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -275,6 +276,25 @@ def test_what_is_missing_is_named(subject, missing):
         loss(given)
 
 
+@every_loss
+def test_states_entered_of_another_batch_are_refused(subject):
+    loss = subject.ours()
+    given = keywords(loss, with_noise(loss, subject.data(6)))
+    for entered in (given["next_observation"][:1], given["next_observation"].expand(6, 6, -1)):
+        with pytest.raises(ValueError, match=r"must (be|have)"):
+            loss(given | {"next_observation": entered})
+
+
+@every_loss
+def test_every_key_of_the_peers_can_be_set(subject):
+    loss = subject.ours()
+    accepted = getattr(torchrl, subject.loss)._AcceptedKeys
+    for field in dataclasses.fields(accepted):
+        if field.name not in ("action", "action_value", "state_action_value"):  # the networks' own
+            loss.set_keys(**{field.name: field.default or "elsewhere"})
+    loss(subject.data(6))
+
+
 @every_estimating_loss
 def test_estimators_that_need_the_value_are_refused(subject):
     loss = subject.ours()
@@ -329,6 +349,17 @@ def test_what_is_masked_changes_nothing(subject, weighted):
     a, b = (gradients(loss, total(loss, outputs)) for outputs in (masked, alone))
     torch.testing.assert_close(a, b)
     assert torch.equal(data["td_error"][:2], torch.zeros(2))
+
+
+def test_the_largest_target_is_that_of_a_valid_step():
+    """Under a mask it is zero, which is more than what is left here."""
+    loss = SUBJECTS["ddpg"].ours()
+    data = SUBJECTS["ddpg"].data(6)
+    data["next", "reward"] -= 20.0
+    data["shifted_valid"] = torch.arange(6) >= 2
+    outputs = loss(data)
+    assert outputs["target_value"][:2].eq(0).all()
+    assert outputs["target_value_max"] == outputs["target_value"][2:].max() < 0
 
 
 @every_loss

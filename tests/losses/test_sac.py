@@ -1,5 +1,6 @@
 """What SAC promises beyond the table of ``test_off_policy.py``."""
 
+import copy
 import re
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 from torchrl.data import Binary, Bounded, Categorical, Composite, OneHot
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
-from compiled_rl import Policy, SACLoss, modules
+from compiled_rl import Policy, SACLoss, TD3Loss, modules
 from compiled_rl.testing import assert_compiles_once
 from tests.losses.soft_networks import (
     ACTION,
@@ -241,6 +242,15 @@ def test_a_bound_holds_the_temperature_and_lets_it_come_back():
     assert slope(low, data) < 0
 
 
+def test_a_masked_step_does_not_say_whether_the_temperature_is_to_rise():
+    loss = make(max_alpha=1.0, target_entropy=0.0)
+    loss.log_alpha = 0.5  # beyond the bound: the valid step drives it back, the other one further
+    log_prob, mask = torch.tensor([-5.0, 100.0]), torch.tensor([True, False])
+    terms = loss.temperature_terms(log_prob, mask, reduction="mean", weight=None)
+    (grad,) = torch.autograd.grad(terms["loss_alpha"], loss.log_alpha)
+    assert grad == 5
+
+
 def test_a_temperature_starts_within_its_bounds():
     torch.testing.assert_close(make(max_alpha=0.5).log_alpha.exp(), torch.tensor(0.5))
     torch.testing.assert_close(make(min_alpha=2.0).log_alpha.exp(), torch.tensor(2.0))
@@ -371,6 +381,20 @@ def test_critics_of_one_network_are_drawn_from_its_range():
         assert members.max() <= x.max()
         if x.numel() > 1:
             assert len(members.flatten(1).unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("made", ["sac", "td3"])
+def test_a_list_of_critics_may_be_a_module(made):
+    (actor, network), bounds = soft("normal"), {"bounds": (-1.0, 1.0)}
+    critics = [network, copy.deepcopy(network)]
+    for x in critics[1].parameters():
+        x.data.add_(1.0)
+    cls, arguments = (SACLoss, ENTROPY) if made == "sac" else (TD3Loss, bounds)
+    one, other = (cls(actor, x, **arguments) for x in (critics, nn.ModuleList(critics)))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="one network or a list of `num_qvalue_nets`, got 2 and 3"):
+        cls(actor, nn.ModuleList(critics), num_qvalue_nets=3, **arguments)
 
 
 def two_headed() -> Any:
