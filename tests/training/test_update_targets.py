@@ -9,7 +9,6 @@ from torch import nn
 
 from compiled_rl import DDPGLoss, HardUpdate, ReinforceLoss, SoftUpdate, UpdateStep
 from compiled_rl.functional import soft_update
-from compiled_rl.testing import count_graphs
 from compiled_rl.training import make_update
 from compiled_rl.training.optimisers import optimisers_of
 from tests.losses.networks import as_keywords, make_data, plain_networks
@@ -113,20 +112,6 @@ def assert_equal(a: Learner, b: Learner, tolerance=1e-10):
         assert mine.keys() == theirs.keys()
         for key, slots in theirs.items():
             torch.testing.assert_close(mine[key], slots, **close)
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Steps that are made in the test compile with a backend that counts."""
-    with count_graphs() as graphs:
-        compile_ = torch.compile
-
-        def counting(function, **options):
-            options.pop("options")
-            return compile_(function, backend=graphs.backend, **options)
-
-        monkeypatch.setattr(torch, "compile", counting)
-        yield graphs
 
 
 def assert_equal_steps(name, updater, mode, sizes, tolerance=1e-10):
