@@ -261,6 +261,32 @@ def test_what_is_not_minimised_does_not_move_what_could_move():
     torch.testing.assert_close(tensors(learner.loss.actor_network), before, rtol=0, atol=0)
 
 
+class Named(DDPGLoss):
+    """A loss with a coefficient that is named as a number of an updater is."""
+
+    def __init__(self, *networks, name):
+        super().__init__(*networks)
+        self.own = name
+        self.register_buffer(name, torch.tensor(7.0))
+
+    def evaluate(self, data):
+        outputs = super().evaluate(data)
+        return outputs | {"loss_value": outputs["loss_value"] * getattr(self, self.own)}
+
+
+@pytest.mark.parametrize("name", ["tau", "counter", "interval"])
+def test_the_numbers_of_an_updater_are_not_the_losss(name):
+    model = SUBJECTS["ddpg-delayed"].ours()
+    loss = Named(model.actor_network, model.value_network, name=name)
+    updater = UPDATERS["soft" if name == "tau" else "hard"](loss)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    data = steps(4, 0, torch.float32)
+    expected = loss(data)["loss_value"].detach()
+    step = UpdateStep(loss, optimizer, target_updater=updater, mode="eager")
+    torch.testing.assert_close(step(data)["loss_value"], expected)
+    assert getattr(loss, name) == 7
+
+
 # ---- the pure update -----------------------------------------------------------------------------
 
 
