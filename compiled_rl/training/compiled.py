@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 import torch
 
 # Guards on what a library defines notice only that it was patched; without them a call at batch 256
-# is an eighth faster. Those on hooks of all modules stay, and those on what a user defines.
+# is an eighth faster. Those on what a user defines stay.
 _LIBRARIES = ("torch_dot_", "compiled_rl_dot_")
-_HOOKS = "_hooks"
 # Inductor's own tanh and random numbers are several times slower than ATen's on CPU; a sum over a
 # few actions that it unrolls makes everything before it scalar, a tenth of an update at batch 256.
 _CPU_OPTIONS: dict[str, Any] = {
@@ -31,7 +30,7 @@ def compiled(function: Function, on_cpu: bool) -> Function:
 
 
 def _needed(guards: list[Any]) -> list[bool]:
-    return [not _is_library(guard) or _HOOKS in guard.name for guard in guards]
+    return [not _is_library(guard) for guard in guards]
 
 
 def _is_library(guard: Any) -> bool:

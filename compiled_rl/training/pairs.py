@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compiled_rl.adapters import Key
 
-_PREFIX = "target_"
+PREFIX = "target_"  # of every name of a frozen copy
 # Where a module keeps a tensor: another one may stand there after `loss.to(...)`.
 Place = tuple[dict[str, Optional[Tensor]], str]
 
@@ -49,7 +49,7 @@ def pairs_of(name: str, loss: nn.Module) -> list[Pair]:
     copies: dict[int, str] = {}
     for slot, place in places.items():
         names.setdefault(id(at(place)), slot)
-        if slot.startswith(_PREFIX) and "." in slot:
+        if slot.startswith(PREFIX) and "." in slot:
             copies.setdefault(id(at(place)), slot)
     if not copies:
         raise RuntimeError(f"{name}: `loss_module` must have frozen copies `target_...`, got none")
@@ -57,7 +57,7 @@ def pairs_of(name: str, loss: nn.Module) -> list[Pair]:
 
 
 def _pair(name: str, copy: str, places: dict[str, Place], names: dict[int, str]) -> Pair:
-    source = places.get(copy.removeprefix(_PREFIX))
+    source = places.get(copy.removeprefix(PREFIX))
     if source is None:
         raise RuntimeError(f"{name}: the target `{copy}` must have a network, got none in the loss")
     if at(places[copy]).requires_grad:
@@ -93,7 +93,7 @@ def trees(pairs: Iterable[Pair]) -> tuple[Any, Any]:
     """The networks' tensors and the copies', as TensorDicts, as TorchRL's updaters have them."""
     from compiled_rl.adapters.tensordict import to_tensordict
 
-    sources = {_path(pair.target.removeprefix(_PREFIX)): at(pair.source_place) for pair in pairs}
+    sources = {_path(pair.target.removeprefix(PREFIX)): at(pair.source_place) for pair in pairs}
     targets = {_path(pair.target): at(pair.target_place) for pair in pairs}
     return to_tensordict(sources), to_tensordict(targets)
 

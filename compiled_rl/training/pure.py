@@ -10,6 +10,7 @@ from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
 from compiled_rl.modules.calls import call_with, slots_of
 from compiled_rl.training.optimisers import Optimiser, OptimiserState, Tensors
+from compiled_rl.training.pairs import PREFIX
 
 State = list[OptimiserState]
 Update = Callable[[Tensors, State, Tensors, Data, Data], tuple[Tensors, State, Tensors, Tensors]]
@@ -40,7 +41,8 @@ def make_update(
         minimise: the outputs that are minimised, and returned, as if there were no others; None:
             all that the loss says, and all outputs are returned.
 
-    What is in ``batch`` stands before what is in ``noise``.
+    What is in ``batch`` stands before what is in ``noise``. Of ``targets``, those whose names begin
+    with ``target_`` stand in the place of the loss's own; others are numbers for ``move``.
 
     Returns:
         ``update(params, optimiser_state, targets, batch, noise) -> (params, optimiser_state,
@@ -59,7 +61,8 @@ def make_update(
         """The new parameters, state and targets, and the metrics."""
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
         with torch.enable_grad():
-            outputs: Tensors = call_with(loss, slots, {**leaves, **targets}, {**noise, **batch})
+            placed = {**leaves, **_copies(targets)}
+            outputs: Tensors = call_with(loss, slots, placed, {**noise, **batch})
         if minimise is not None:
             outputs = {name: outputs[name] for name in wanted}
         grads = _gradients([outputs[name] for name in wanted if name in outputs], leaves)
@@ -76,6 +79,11 @@ def make_update(
         return params, new_state, targets, {**metrics, "grad_norm": torch.stack(norms).norm()}
 
     return update
+
+
+def _copies(targets: Tensors) -> Tensors:
+    """Without the numbers of the rule, whose names a loss may have for something else."""
+    return {name: x for name, x in targets.items() if name.startswith(PREFIX)}
 
 
 def _gradients(losses: list[Tensor], leaves: Tensors) -> Tensors:

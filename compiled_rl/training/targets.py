@@ -9,6 +9,7 @@ from torch import nn
 
 from compiled_rl.functional import hard_update, soft_update
 from compiled_rl.losses import LossModule
+from compiled_rl.training.fresh import Structure
 from compiled_rl.training.optimisers import Tensors
 from compiled_rl.training.pairs import at, copy_networks, pairs_of, trees
 
@@ -58,6 +59,7 @@ class TargetNetUpdater:
         moving.sort(key=lambda pair: not pair.has_mean)
         self._pairs, self._averaged = moving, sum(pair.has_mean for pair in moving)
         self._places = [(p.target_place, p.source_place) for p in moving]
+        self._structure = Structure(self.name, self.loss_module)
         associated = getattr(self.loss_module, "_has_update_associated", {})
         associated.update(dict.fromkeys(associated, True))  # TorchRL's losses warn without
         self.initialized = True
@@ -66,10 +68,11 @@ class TargetNetUpdater:
         """Move every copy by the rule.
 
         Raises:
-            RuntimeError: ``initialized`` is false.
+            RuntimeError: ``initialized`` is false, or a module that holds tensors was replaced.
         """
         if not self.initialized:
             raise RuntimeError(f"{self.name}: `init_()` must be called before `step()`")
+        self._structure.check_modules()
         targets = [owned[key] for (owned, key), _ in self._places]
         sources = [owned[key] for _, (owned, key) in self._places]
         enabled = torch.is_grad_enabled()

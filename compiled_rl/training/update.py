@@ -10,6 +10,7 @@ from torch._dynamo.exc import TorchDynamoException
 from compiled_rl.adapters import Data, read
 from compiled_rl.losses import LossModule
 from compiled_rl.training.compiled import compiled
+from compiled_rl.training.fresh import Structure
 from compiled_rl.training.optimisers import Tensors, optimisers_of
 from compiled_rl.training.pure import State, make_update
 from compiled_rl.training.targets import TargetNetUpdater
@@ -30,7 +31,9 @@ class UpdateStep:
             of the parameters do not run.
         max_grad_norm: bound on the global norm of the gradients of an optimiser's own parameters,
             positive; None: no bound.
-        mode: ``"compiled"`` or ``"eager"``, which computes the same.
+        mode: ``"compiled"`` or ``"eager"``, which computes the same. Hooks of all modules, torch's
+            ``register_module_forward_hook``, are run by a compiled step only if they were there at
+            its first call.
         target_updater: a ``SoftUpdate`` or ``HardUpdate`` of this loss, whose step is taken in the
             same graph, after the optimisers'; its ``counter`` stays the truth.
         generator: what the noise is drawn from; None: torch's own.
@@ -62,14 +65,7 @@ class UpdateStep:
         self.target_updater = target_updater
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimisers = optimisers_of(optimizer, names)
-        self._modules = list(loss.modules())
-        self._children = [(m._modules, dict(m._modules)) for m in self._modules]
-        self._parameters = [
-            (module._parameters, name, parameter)
-            for module in self._modules
-            for name, parameter in module._parameters.items()
-            if parameter is not None
-        ]
+        self._structure = Structure("UpdateStep", loss)
         move = None if target_updater is None else target_updater.moved
         self._update = make_update(loss, self._optimisers, max_grad_norm, move, minimise)
         on_cpu = all(p.device.type == "cpu" for p in self._params.values())
@@ -87,7 +83,8 @@ class UpdateStep:
             The loss's outputs and ``grad_norm`` by name, detached. Nothing is written to the batch.
 
         Raises:
-            RuntimeError: a submodule or a parameter was replaced since the step was made.
+            RuntimeError: a parameter, or a module that holds parameters or buffers, was replaced
+                since the step was made, in a frozen copy, too; or a forward hook came or went.
             ValueError: an option of the optimiser other than its learning rate has changed.
             KeyError, RuntimeError, TypeError, ValueError: what the loss says of the data; nothing
                 has moved then.
@@ -118,15 +115,11 @@ class UpdateStep:
 
     def _check_fresh(self) -> None:
         """What eager would notice by itself, a compiled call must be told."""
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
-        if hooked or any(now != before for now, before in self._children):
-            self.loss.check_fresh()  # it knows which of them matter, but takes its time
-        for owned, name, parameter in self._parameters:
-            if owned.get(name) is not parameter:
-                raise RuntimeError(
-                    f"UpdateStep: the parameter `{name}` of shape {list(parameter.shape)} was "
-                    "replaced after the step was made; make the step again"
-                )
+        if self._structure.rebuilt:
+            self.loss.check_fresh()  # it knows what else matters, but takes its time
+            self._structure.check_modules()
+        self._structure.check_hooks()
+        self._structure.check_parameters()
 
     def _apply(
         self, params: Tensors, state: State, targets: Tensors, batch: Data, noise: Data

@@ -8,7 +8,6 @@ from torch import nn
 
 from compiled_rl import ClipPPOLoss, Policy, UpdateStep
 from compiled_rl.modules import Categorical
-from compiled_rl.testing import count_graphs
 from compiled_rl.training import make_update
 from compiled_rl.training.optimisers import Optimiser
 from tests.losses.networks import ACTION, OBSERVATION, as_keywords, make_data, plain_networks
@@ -94,20 +93,6 @@ def test_a_shared_trunk_is_trained(mode):
     assert trunk.weight is weight
     for a, b in zip(loss.parameters(), mine.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Steps that are made in the test compile with a backend that counts."""
-    with count_graphs() as graphs:
-        compile_ = torch.compile
-
-        def counting(function, **options):
-            options.pop("options")
-            return compile_(function, backend=graphs.backend, **options)
-
-        monkeypatch.setattr(torch, "compile", counting)
-        yield graphs
 
 
 def test_at_most_two_graphs_over_batches_rates_and_coefficients(counted):

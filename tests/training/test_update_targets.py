@@ -9,7 +9,6 @@ from torch import nn
 
 from compiled_rl import DDPGLoss, HardUpdate, ReinforceLoss, SoftUpdate, UpdateStep
 from compiled_rl.functional import soft_update
-from compiled_rl.testing import count_graphs
 from compiled_rl.training import make_update
 from compiled_rl.training.optimisers import optimisers_of
 from tests.losses.networks import as_keywords, make_data, plain_networks
@@ -113,20 +112,6 @@ def assert_equal(a: Learner, b: Learner, tolerance=1e-10):
         assert mine.keys() == theirs.keys()
         for key, slots in theirs.items():
             torch.testing.assert_close(mine[key], slots, **close)
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Steps that are made in the test compile with a backend that counts."""
-    with count_graphs() as graphs:
-        compile_ = torch.compile
-
-        def counting(function, **options):
-            options.pop("options")
-            return compile_(function, backend=graphs.backend, **options)
-
-        monkeypatch.setattr(torch, "compile", counting)
-        yield graphs
 
 
 def assert_equal_steps(name, updater, mode, sizes, tolerance=1e-10):
@@ -274,6 +259,32 @@ def test_what_is_not_minimised_does_not_move_what_could_move():
     before = tensors(learner.loss.actor_network)
     step(steps(4, 0))
     torch.testing.assert_close(tensors(learner.loss.actor_network), before, rtol=0, atol=0)
+
+
+class Named(DDPGLoss):
+    """A loss with a coefficient that is named as a number of an updater is."""
+
+    def __init__(self, *networks, name):
+        super().__init__(*networks)
+        self.own = name
+        self.register_buffer(name, torch.tensor(7.0))
+
+    def evaluate(self, data):
+        outputs = super().evaluate(data)
+        return outputs | {"loss_value": outputs["loss_value"] * getattr(self, self.own)}
+
+
+@pytest.mark.parametrize("name", ["tau", "counter", "interval"])
+def test_the_numbers_of_an_updater_are_not_the_losss(name):
+    model = SUBJECTS["ddpg-delayed"].ours()
+    loss = Named(model.actor_network, model.value_network, name=name)
+    updater = UPDATERS["soft" if name == "tau" else "hard"](loss)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    data = steps(4, 0, torch.float32)
+    expected = loss(data)["loss_value"].detach()
+    step = UpdateStep(loss, optimizer, target_updater=updater, mode="eager")
+    torch.testing.assert_close(step(data)["loss_value"], expected)
+    assert getattr(loss, name) == 7
 
 
 # ---- the pure update -----------------------------------------------------------------------------

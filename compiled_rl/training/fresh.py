@@ -1,0 +1,87 @@
+"""Whether a loss is still built of the modules of which a step was made."""
+
+from typing import Any
+
+from torch import nn
+
+
+class Structure:
+    """The modules, hooks and parameters of a module as they are now, to be compared later.
+
+    Tensors are found once, by the place where they stand: what stands elsewhere later is not.
+
+    Args:
+        owner: who asks, for the errors.
+        module: whose buffers and dtypes may change; its modules that hold tensors may not.
+    """
+
+    def __init__(self, owner: str, module: nn.Module) -> None:
+        self.owner, self._module = owner, module
+        modules = list(module.modules())
+        self._children: list[tuple[Any, Any]] = [(m._modules, dict(m._modules)) for m in modules]
+        self._holders = _holders(module)
+        hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooks: list[tuple[Any, Any]] = [(now, dict(now)) for now in hooks]
+        self._parameters = [
+            (m._parameters, name, parameter)
+            for m in modules
+            for name, parameter in m._parameters.items()
+            if parameter is not None
+        ]
+
+    @property
+    def rebuilt(self) -> bool:
+        """Whether some module has other children."""
+        return any(now != before for now, before in self._children)
+
+    def check_modules(self) -> None:
+        """Refuse another module where there was one that holds tensors, or takes one's place.
+
+        Raises:
+            RuntimeError: there is one.
+        """
+        if not self.rebuilt:
+            return
+        now, before = _holders(self._module), self._holders
+        for name in [*before, *now]:
+            if now.get(name) is not before.get(name):
+                raise RuntimeError(
+                    f"{self.owner}: `{name}` must be the module that it was, "
+                    f"{_kind(before.get(name))}, got {_kind(now.get(name))} that was put there "
+                    f"afterwards; make the loss and what is made of it again"
+                )
+
+    def check_hooks(self) -> None:
+        """Refuse hooks that came or went: a graph that is there does not notice.
+
+        Raises:
+            RuntimeError: one did.
+        """
+        if any(now != before for now, before in self._hooks):
+            raise RuntimeError(
+                f"{self.owner}: forward hooks must be registered and removed before the step is "
+                "made, got others than there were; make the step again"
+            )
+
+    def check_parameters(self) -> None:
+        """Refuse another parameter of a module than there was.
+
+        Raises:
+            RuntimeError: there is one.
+        """
+        for owned, name, parameter in self._parameters:
+            if owned.get(name) is not parameter:
+                raise RuntimeError(
+                    f"{self.owner}: the parameter `{name}` of shape {list(parameter.shape)} was "
+                    "replaced after the step was made; make the step again"
+                )
+
+
+def _holders(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold tensors themselves, by every name that they have."""
+    named = module.named_modules(remove_duplicate=False)
+    return {name: part for name, part in named if part._parameters or part._buffers}
+
+
+def _kind(module: Any) -> str:
+    return "none" if module is None else f"a {type(module).__name__}"
