@@ -4,7 +4,7 @@ import gymnasium
 import pytest
 import torch
 from torch import nn
-from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.data import Bounded, Categorical, Composite
 from torchrl.objectives import TD3Loss as Peer
 
 from compiled_rl import SoftUpdate, TD3Loss, UpdateStep
@@ -89,11 +89,6 @@ def test_bounds_are_where_the_networks_are_and_as_precise():
     there = TD3Loss(actor.to("meta"), [x.to("meta") for x in critics], bounds=(LOW, HIGH))
     assert there.min_action.is_meta
     assert there.max_action.is_meta
-
-
-def test_a_specification_without_an_end_bounds_nothing():
-    loss = TD3Loss(*twins(), action_spec=Unbounded((ACTION,)))
-    assert (loss.min_action < -1e38).all()
 
 
 def test_noise_moves_the_target_no_further_than_it_may():
