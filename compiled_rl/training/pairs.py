@@ -44,7 +44,7 @@ def pairs_of(name: str, loss: nn.Module) -> list[Pair]:
         RuntimeError: there is no such child, a tensor of one has no counterpart, or requires a
             gradient.
     """
-    places = dict(_places(loss))
+    places = dict(places_of(loss))
     names: dict[int, str] = {}
     copies: dict[int, str] = {}
     for slot, place in places.items():
@@ -65,7 +65,7 @@ def _pair(name: str, copy: str, places: dict[str, Place], names: dict[int, str])
     return Pair(copy, names[id(at(source))], places[copy], source)
 
 
-def _places(loss: nn.Module) -> Iterator[tuple[str, Place]]:
+def places_of(loss: nn.Module) -> Iterator[tuple[str, Place]]:
     """Every parameter and buffer; those of a module that has several names, under each."""
     for prefix, part in loss.named_modules(remove_duplicate=False):
         for owned in (part._parameters, part._buffers):
