@@ -23,14 +23,18 @@ class Pair(NamedTuple):
 
     @property
     def has_mean(self) -> bool:
-        """Whether it can be averaged; a count of batches cannot."""
-        target = at(self.target_place)
-        return target.is_floating_point() or target.is_complex()
+        """Whether it can be averaged."""
+        return has_mean(at(self.target_place))
 
     @property
     def distinct(self) -> bool:
         """Whether the copy has memory of its own."""
         return not at(self.target_place).is_set_to(at(self.source_place))
+
+
+def has_mean(x: Tensor) -> bool:
+    """Whether a tensor can be averaged; a count of batches cannot."""
+    return x.is_floating_point() or x.is_complex()
 
 
 def pairs_of(name: str, loss: nn.Module) -> list[Pair]:

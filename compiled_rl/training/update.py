@@ -14,7 +14,7 @@ from compiled_rl.training.fresh import Structure
 from compiled_rl.training.optimisers import Tensors, optimisers_of
 from compiled_rl.training.pure import State, make_update
 from compiled_rl.training.statistics import put_back, saved, statistics_of
-from compiled_rl.training.targets import TargetNetUpdater
+from compiled_rl.training.updater import TargetNetUpdater
 
 
 class UpdateStep:
@@ -200,6 +200,11 @@ def _check_updater(loss: LossModule, updater: Any) -> None:
         raise TypeError(
             "UpdateStep: `target_updater` must be a SoftUpdate or a HardUpdate, "
             f"got a {type(updater).__name__}"
+        )
+    if not updater.is_pure:
+        raise TypeError(
+            "UpdateStep: `target_updater` must have a pure rule, as SoftUpdate and HardUpdate do, "
+            f"got a {type(updater).__name__} without; call its `step()` after the update"
         )
     if updater.loss_module is not loss:
         raise ValueError("UpdateStep: `target_updater` must be made of this loss, not of another")
