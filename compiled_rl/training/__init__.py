@@ -3,8 +3,9 @@
 from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
 from compiled_rl.training.pure import make_update
 from compiled_rl.training.rollout import Collector, Environments
-from compiled_rl.training.targets import HardUpdate, SoftUpdate, TargetNetUpdater
+from compiled_rl.training.targets import HardUpdate, SoftUpdate
 from compiled_rl.training.update import UpdateStep
+from compiled_rl.training.updater import TargetNetUpdater
 
 __all__ = [
     "Collector",

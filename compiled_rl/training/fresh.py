@@ -18,10 +18,14 @@ class Structure:
     def __init__(self, owner: str, module: nn.Module) -> None:
         self.owner, self._module = owner, module
         modules = list(module.modules())
-        self._children: list[tuple[Any, Any]] = [(m._modules, dict(m._modules)) for m in modules]
+        # Lists of them, not of pairs: comparing two takes a microsecond, and is done every call.
+        self._children: list[Any] = [m._modules for m in modules]
+        self._children_before = [dict(children) for children in self._children]
         self._holders = _holders(module)
-        hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks)]
-        self._hooks: list[tuple[Any, Any]] = [(now, dict(now)) for now in hooks]
+        self._hooks: list[Any] = [
+            hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)
+        ]
+        self._hooks_before = [dict(hooks) for hooks in self._hooks]
         self._parameters = [
             (m._parameters, name, parameter)
             for m in modules
@@ -32,7 +36,7 @@ class Structure:
     @property
     def rebuilt(self) -> bool:
         """Whether some module has other children."""
-        return any(now != before for now, before in self._children)
+        return self._children != self._children_before
 
     def check_modules(self) -> None:
         """Refuse another module where there was one that holds tensors, or takes one's place.
@@ -57,7 +61,7 @@ class Structure:
         Raises:
             RuntimeError: one did.
         """
-        if any(now != before for now, before in self._hooks):
+        if self._hooks != self._hooks_before:
             raise RuntimeError(
                 f"{self.owner}: forward hooks must be registered and removed before the step is "
                 "made, got others than there were; make the step again"

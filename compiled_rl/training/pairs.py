@@ -23,14 +23,18 @@ class Pair(NamedTuple):
 
     @property
     def has_mean(self) -> bool:
-        """Whether it can be averaged; a count of batches cannot."""
-        target = at(self.target_place)
-        return target.is_floating_point() or target.is_complex()
+        """Whether it can be averaged."""
+        return has_mean(at(self.target_place))
 
     @property
     def distinct(self) -> bool:
         """Whether the copy has memory of its own."""
         return not at(self.target_place).is_set_to(at(self.source_place))
+
+
+def has_mean(x: Tensor) -> bool:
+    """Whether a tensor can be averaged; a count of batches cannot."""
+    return x.is_floating_point() or x.is_complex()
 
 
 def pairs_of(name: str, loss: nn.Module) -> list[Pair]:
@@ -44,7 +48,7 @@ def pairs_of(name: str, loss: nn.Module) -> list[Pair]:
         RuntimeError: there is no such child, a tensor of one has no counterpart, or requires a
             gradient.
     """
-    places = dict(_places(loss))
+    places = dict(places_of(loss))
     names: dict[int, str] = {}
     copies: dict[int, str] = {}
     for slot, place in places.items():
@@ -65,7 +69,7 @@ def _pair(name: str, copy: str, places: dict[str, Place], names: dict[int, str])
     return Pair(copy, names[id(at(source))], places[copy], source)
 
 
-def _places(loss: nn.Module) -> Iterator[tuple[str, Place]]:
+def places_of(loss: nn.Module) -> Iterator[tuple[str, Place]]:
     """Every parameter and buffer; those of a module that has several names, under each."""
     for prefix, part in loss.named_modules(remove_duplicate=False):
         for owned in (part._parameters, part._buffers):

@@ -38,8 +38,8 @@ def make_update(
         max_grad_norm: bound on the global norm of the gradients of an optimiser's parameters,
             positive; None: no bound.
         move: how target networks follow, such as ``SoftUpdate(...).moved``; None: they do not.
-        minimise: the outputs that are minimised, and returned, as if there were no others; None:
-            all that the loss says, and all outputs are returned.
+        minimise: the losses among the outputs that are minimised, as if there were no others;
+            None: all that the loss says.
 
     What is in ``batch`` stands before what is in ``noise``. Of ``targets``, those whose names begin
     with ``target_`` stand in the place of the loss's own; others are numbers for ``move``.
@@ -47,13 +47,14 @@ def make_update(
     Returns:
         ``update(params, optimiser_state, targets, batch, noise) -> (params, optimiser_state,
         targets, metrics)``, where ``optimiser_state`` has a list for each optimiser. It changes
-        none of its arguments. ``metrics`` are the loss's outputs, detached, and ``grad_norm``, the
-        norm of all gradients before clipping.
+        none of its arguments. ``metrics`` are the loss's outputs but for losses that are not
+        minimised, detached, and ``grad_norm``, the norm of all gradients before clipping.
 
     Reference: Pascanu et al. 2012, arXiv:1211.5063, algorithm 1, for the clipping.
     """
     slots = slots_of(loss)
     wanted = loss.minimised if minimise is None else tuple(minimise)
+    others = set(loss.minimised) - set(wanted)
 
     def update(
         params: Tensors, state: State, targets: Tensors, batch: Data, noise: Data
@@ -63,14 +64,13 @@ def make_update(
         with torch.enable_grad():
             placed = {**leaves, **_copies(targets)}
             outputs: Tensors = call_with(loss, slots, placed, {**noise, **batch})
-        if minimise is not None:
-            outputs = {name: outputs[name] for name in wanted}
+        outputs = {name: x for name, x in outputs.items() if name not in others}
         grads = _gradients([outputs[name] for name in wanted if name in outputs], leaves)
         with torch.no_grad():
             norms, new_state = [], []
             for optimiser, own in zip(optimisers, state, strict=True):
                 own_grads = {name: grads[name] for name in optimiser.names if name in grads}
-                norms.append(_global_norm(own_grads))
+                norms.append(_global_norm(own_grads, next(iter(leaves.values()))))
                 own_grads = _clipped(own_grads, norms[-1], max_grad_norm)
                 params, own = optimiser.step(params, own_grads, own)
                 new_state.append(own)
@@ -95,8 +95,9 @@ def _gradients(losses: list[Tensor], leaves: Tensors) -> Tensors:
     return {name: grad for name, grad in found if grad is not None}
 
 
-def _global_norm(grads: Tensors) -> Tensor:
-    norms = [grad.norm() for grad in grads.values()] or [torch.zeros([])]
+def _global_norm(grads: Tensors, like: Tensor) -> Tensor:
+    """Of no gradient, a zero that is ``like`` the parameters."""
+    norms = [grad.norm() for grad in grads.values()] or [like.new_zeros([])]
     total: Tensor = torch.stack(norms).norm()
     return total
 

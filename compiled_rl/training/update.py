@@ -13,7 +13,8 @@ from compiled_rl.training.compiled import compiled
 from compiled_rl.training.fresh import Structure
 from compiled_rl.training.optimisers import Tensors, optimisers_of
 from compiled_rl.training.pure import State, make_update
-from compiled_rl.training.targets import TargetNetUpdater
+from compiled_rl.training.statistics import put_back, saved, statistics_of
+from compiled_rl.training.updater import TargetNetUpdater
 
 
 class UpdateStep:
@@ -37,14 +38,16 @@ class UpdateStep:
         target_updater: a ``SoftUpdate`` or ``HardUpdate`` of this loss, whose step is taken in the
             same graph, after the optimisers'; its ``counter`` stays the truth.
         generator: what the noise is drawn from; None: torch's own.
-        minimise: the names of the loss's outputs that are minimised; None: all that begin with
-            ``loss``. With a name, only what it needs is computed, and only it is returned: two
-            steps on one loss train critics more often than the actor and the targets.
+        minimise: the names of those outputs ``loss...`` that are minimised; None: all that the loss
+            gives. Others are not returned, all other outputs are. So two steps on one loss train
+            critics more often than the actor and the targets. Compiled, what neither a name nor a
+            metric needs is not computed; eager, the loss computes everything.
 
     Raises:
         TypeError: an optimiser is of a class without a pure form, or ``target_updater`` is none.
-        ValueError: the loss does not reduce, two optimisers have a parameter in common, the target
-            updater is another loss's, or an argument is out of range.
+        ValueError: the loss does not reduce or declares no ``fields``, two optimisers have a
+            parameter in common, the target updater is another loss's, or an argument is out of
+            range.
     """
 
     def __init__(
@@ -59,18 +62,27 @@ class UpdateStep:
         minimise: Optional[Sequence[str]] = None,
     ) -> None:
         _check(loss, max_grad_norm, mode)
+        _check_generator(generator)
         _check_updater(loss, target_updater)
         _check_outputs(loss, minimise)
+        self._outputs = loss.output_names
+        self._options = {"max_grad_norm": max_grad_norm, "mode": mode, "minimise": minimise}
         self.loss, self.optimizer, self.generator = loss, optimizer, generator
         self.target_updater = target_updater
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimisers = optimisers_of(optimizer, names)
         self._structure = Structure("UpdateStep", loss)
+        self._statistics = statistics_of(loss)
         move = None if target_updater is None else target_updater.moved
         self._update = make_update(loss, self._optimisers, max_grad_norm, move, minimise)
         on_cpu = all(p.device.type == "cpu" for p in self._params.values())
         self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
-        self._step = self._apply if mode == "eager" else compiled(self._apply, on_cpu)
+        self._step = self._apply_or_undo if mode == "eager" else compiled(self._apply, on_cpu)
+
+    def __reduce__(self) -> Any:
+        """A copy is made anew of copies: what is compiled belongs to a process and a loss."""
+        others = {"target_updater": self.target_updater, "generator": self.generator}
+        return _made, (self.loss, self.optimizer, self._options | others)
 
     @property
     def _params(self) -> Tensors:
@@ -87,7 +99,7 @@ class UpdateStep:
                 since the step was made, in a frozen copy, too; or a forward hook came or went.
             ValueError: an option of the optimiser other than its learning rate has changed.
             KeyError, RuntimeError, TypeError, ValueError: what the loss says of the data; nothing
-                has moved then.
+                has moved then but the generator.
         """
         data = read(self.loss.name, self.loss.in_keys, batch, tensors)
         self._check_fresh()
@@ -107,14 +119,29 @@ class UpdateStep:
     @torch.no_grad()
     def _eager_error(self, data: Data) -> Optional[Exception]:
         """What the loss itself says of the data; TorchDynamo buries it in a page."""
+        before = saved(self._statistics)
         try:
             self.loss(data)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             return error
+        finally:
+            put_back(before)
         return None
+
+    def _apply_or_undo(self, *arguments: Any) -> Tensors:
+        """Eagerly, a network may have moved its statistics before the loss refuses a batch."""
+        before = saved(self._statistics)
+        try:
+            return self._apply(*arguments)
+        except BaseException:
+            put_back(before)
+            raise
 
     def _check_fresh(self) -> None:
         """What eager would notice by itself, a compiled call must be told."""
+        if self.loss.output_names is not self._outputs:
+            _check_outputs(self.loss, self._options["minimise"])
+            self._outputs = self.loss.output_names
         if self._structure.rebuilt:
             self.loss.check_fresh()  # it knows what else matters, but takes its time
             self._structure.check_modules()
@@ -136,6 +163,11 @@ class UpdateStep:
         return metrics
 
 
+def _made(loss: LossModule, optimizer: Any, options: dict[str, Any]) -> UpdateStep:
+    """A step that was copied or pickled."""
+    return UpdateStep(loss, optimizer, **options)
+
+
 def _put(tensors: dict[Any, Tensor], new: dict[Any, Tensor]) -> None:
     for name, tensor in tensors.items():
         if new[name] is not tensor:
@@ -147,6 +179,11 @@ def _put(tensors: dict[Any, Tensor], new: dict[Any, Tensor]) -> None:
 def _check(loss: LossModule, max_grad_norm: Optional[float], mode: str) -> None:
     if not isinstance(loss, LossModule):
         raise TypeError(f"UpdateStep: `loss` must be a LossModule, got a {type(loss).__name__}")
+    if not loss.minimised:
+        raise ValueError(
+            "UpdateStep: `loss` must declare `fields` with an output `loss...`, got a "
+            f"{type(loss).__name__} with none; train it by `forward`, `backward` and `step`"
+        )
     if loss.reduction == "none":
         raise ValueError("UpdateStep: `loss` must reduce to scalars, got reduction 'none'")
     number = isinstance(max_grad_norm, int | float) and not isinstance(max_grad_norm, bool)
@@ -164,13 +201,35 @@ def _check_updater(loss: LossModule, updater: Any) -> None:
             "UpdateStep: `target_updater` must be a SoftUpdate or a HardUpdate, "
             f"got a {type(updater).__name__}"
         )
+    if not updater.is_pure:
+        raise TypeError(
+            "UpdateStep: `target_updater` must have a pure rule, as SoftUpdate and HardUpdate do, "
+            f"got a {type(updater).__name__} without; call its `step()` after the update"
+        )
     if updater.loss_module is not loss:
         raise ValueError("UpdateStep: `target_updater` must be made of this loss, not of another")
 
 
+def _check_generator(generator: Any) -> None:
+    if generator is not None and not isinstance(generator, Generator):
+        raise TypeError(
+            "UpdateStep: `generator` must be a torch.Generator or None, "
+            f"got a {type(generator).__name__}"
+        )
+
+
 def _check_outputs(loss: LossModule, minimise: Any) -> None:
-    known = loss.minimised
+    given = [name for name in loss.minimised if name in loss.output_names]
     if minimise is None:
+        if not given:
+            raise ValueError(
+                f"UpdateStep: the outputs selected of `loss` must have one of {loss.minimised}, "
+                f"got {loss.output_names}"
+            )
         return
-    if not minimise or isinstance(minimise, str) or not set(minimise) <= set(known):
-        raise ValueError(f"UpdateStep: `minimise` must name some of {known}, got {minimise!r}")
+    named = list(minimise) if isinstance(minimise, Sequence) else []
+    unfit = isinstance(minimise, str) or not named
+    if unfit or any(name not in given or named.count(name) > 1 for name in named):
+        raise ValueError(
+            f"UpdateStep: `minimise` must name some of {given}, each once, got {minimise!r}"
+        )

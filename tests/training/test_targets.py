@@ -9,7 +9,7 @@ import torchrl.objectives as torchrl
 from torch import nn
 from torchrl.modules import Actor, ValueOperator
 
-from compiled_rl import HardUpdate, ReinforceLoss, SoftUpdate, TargetNetUpdater
+from compiled_rl import HardUpdate, ReinforceLoss, SoftUpdate, TargetNetUpdater, UpdateStep
 from compiled_rl.losses import LossModule
 from compiled_rl.modules import frozen_copy
 from tests.losses.networks import OBSERVATION, plain_networks
@@ -263,7 +263,23 @@ REFUSED = [
     (lambda: SoftUpdate(our_loss()), RuntimeError, "`eps` or `tau` must be given, got neither"),
     (lambda: SoftUpdate(our_loss(), eps=0.9, tau=0.1), ValueError, "got 0.9 and 0.1"),
     (lambda: SoftUpdate(our_loss(), eps=1.1), ValueError, r"must be in \[0, 1\], got 1.1"),
-    (lambda: SoftUpdate(our_loss(), tau=1.5), ValueError, r"must be in \[0, 1\], got -0.5"),
+    (lambda: SoftUpdate(our_loss(), tau=1.5), ValueError, r"`tau` must be in \[0, 1\], got 1.5"),
+    (lambda: SoftUpdate(our_loss(), eps="a"), ValueError, "`eps` must be a float .*, got 'a'"),
+    (
+        lambda: setattr(SoftUpdate(our_loss(), eps=0.9), "eps", 1.5),
+        ValueError,
+        r"`eps` must be in \[0, 1\], got 1.5",
+    ),
+    *(
+        (
+            lambda interval=interval: HardUpdate(
+                our_loss(), value_network_update_interval=interval
+            ),
+            ValueError,
+            f"must be an integer of at least 0, got {interval!r}",
+        )
+        for interval in (-1, 2.5, True, "3", float("inf"))
+    ),
     (lambda: HardUpdate(nn.Linear(1, 1)), ValueError, "must be a loss, got a Linear"),
     (
         lambda: SoftUpdate(ReinforceLoss(*plain_networks("normal")), tau=0.1),
@@ -311,6 +327,65 @@ def test_a_rate_that_was_meant_for_the_other_argument_is_doubted():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SoftUpdate(our_loss(), tau=0.5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_may_be_tensors_or_integral_floats():
+    updater = SoftUpdate(our_loss(), eps=0.9)
+    updater.eps = torch.tensor(0.5)
+    updater.targets()
+    assert type(updater.eps) is float
+    assert updater.eps == 0.5
+    updater = HardUpdate(our_loss(), value_network_update_interval=3.0)
+    assert type(updater.value_network_update_interval) is int
+
+
+def test_what_is_not_initialized_gives_no_targets():
+    """And so an update step, which asks for them, does not move any."""
+    updater = SoftUpdate(our_loss(), eps=0.9)
+    updater.initialized = False
+    with pytest.raises(RuntimeError, match=r"`init_\(\)` must be called before"):
+        updater.targets()
+
+
+class Sign(TargetNetUpdater):
+    """A rule of a user's own, as it is written for TorchRL."""
+
+    def _step(self, p_source, p_target):
+        p_target.data.add_((p_source.data - p_target.data).sign().to(p_target.dtype))
+
+
+class Twice(SoftUpdate):
+    """And one that changes one of ours."""
+
+    def _step(self, p_source, p_target):
+        super()._step(p_source, p_target)
+        super()._step(p_source, p_target)
+
+
+def test_a_rule_of_a_users_own_is_called_for_each_tensor():
+    loss = our_loss()
+    updater, before = Sign(loss), tensors(loss)
+    disturb(loss, 3)
+    updater.step()
+    for name, x in tensors(loss).items():
+        if name.startswith("target_"):
+            source = loss.state_dict()[name.removeprefix("target_")]
+            torch.testing.assert_close(x, before[name] + (source - before[name]).sign())
+    twice, once = Twice(loss, tau=0.2), SoftUpdate(twin := copy.deepcopy(loss), tau=0.36)
+    for one in (loss, twin):
+        disturb(one, 4)
+    twice.step()
+    once.step()
+    torch.testing.assert_close(tensors(loss), tensors(twin))
+
+
+@pytest.mark.parametrize("make", [Sign, lambda loss: Twice(loss, tau=0.5), TargetNetUpdater])
+def test_a_rule_without_a_pure_form_is_refused_by_the_update_step(make):
+    loss = ReinforceLoss(*plain_networks("normal"), delay_value=True)
+    optimizer = torch.optim.SGD(loss.parameters(), 0.1)
+    with pytest.raises(TypeError, match=r"must have a pure rule, .* call its `step\(\)` after"):
+        UpdateStep(loss, optimizer, target_updater=make(loss))
 
 
 def test_the_abstract_updater_has_no_rule():

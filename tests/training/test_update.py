@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compiled_rl import ClipPPOLoss, Policy, UpdateStep
+from compiled_rl import ClipPPOLoss, LossModule, Policy, UpdateStep
 from compiled_rl.modules import Categorical
 from compiled_rl.training import make_update
 from compiled_rl.training.optimisers import Optimiser
@@ -276,6 +276,10 @@ def test_groups_have_their_own_rates():
     )
 
 
+class Mine(LossModule):
+    """A loss that is written as for TorchRL."""
+
+
 def refused():
     loss = ClipPPOLoss(*plain_networks("normal"))
     optimizer = torch.optim.Adam(loss.parameters())
@@ -290,6 +294,7 @@ def refused():
             ValueError,
             "`loss` must reduce to scalars, got reduction 'none'",
         ),
+        ((Mine(), optimizer), {}, ValueError, "must declare `fields` .*, got a Mine with none"),
         ((nn.Linear(1, 1), optimizer), {}, TypeError, "`loss` must be a LossModule, got a Linear"),
         ((loss, optimizer), {"max_grad_norm": True}, ValueError, "must be positive, got True"),
         ((loss, optimizer), {"mode": "fast"}, ValueError, "`mode` must be 'compiled' or 'eager'"),
