@@ -119,6 +119,7 @@ def test_where_nothing_is_forbidden_a_mask_changes_nothing():
     assert_parity(ours, theirs, MASKED, data)
 
 
+@pytest.mark.slow
 def test_a_masked_policy_compiles():
     assert_compiles_once(make("masked", skip_done_states=True), [masked(n) for n in (2, 3, 5, 8)])
 

@@ -480,6 +480,7 @@ def test_noise_that_is_not_given_is_drawn():
     assert not torch.equal(one[NOISE[0]], one[NOISE[1]])
 
 
+@pytest.mark.slow
 def test_noise_that_is_drawn_in_a_graph_is_as_in_eager():
     """Two draws of one shape stay two."""
     assert_compiles_once(make(), [SAC.data(n) for n in (2, 3, 5)])

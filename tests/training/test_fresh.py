@@ -10,7 +10,8 @@ from tests.losses.transitions import SUBJECTS
 from tests.training.test_targets import our_loss
 from tests.training.test_update_targets import steps
 
-MODES = pytest.mark.parametrize("mode", ["eager", "compiled"])
+SLOW = pytest.param("compiled", marks=pytest.mark.slow)
+MODES = pytest.mark.parametrize("mode", ["eager", SLOW])
 
 
 class Learner:

@@ -143,11 +143,8 @@ def test_eager_equals_a_loop_by_hand(name, updater):
     assert_equal_steps(name, updater, "eager", [8])
 
 
-FAST = ("ddpg", "sac")
-
-
 @pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES]
+    "name", [n if n == "sac" else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES]
 )
 def test_two_graphs_equal_a_loop_by_hand(name, counted):
     """Over batch sizes, learning rates, taus, and a counter that counts.
@@ -322,7 +319,7 @@ def test_the_pure_update_takes_a_plain_function_and_changes_no_argument():
 # ---- what is undone, copied, left out ----
 
 
-@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_refused_batch_moves_no_statistics(mode, counted):
     learner = made("ddpg, batch normalisation")
     step, data = learner.step(mode=mode), steps(4, 0)
