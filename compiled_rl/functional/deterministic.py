@@ -72,4 +72,5 @@ def smoothed_action(
     check_shape(owner, "high", high, "action", action)
     bound = as_scalar(noise_clip, action)
     added = torch.clamp(as_scalar(policy_noise, action) * noise, min=-bound, max=bound)
-    return torch.clamp(action + added, min=low, max=high)
+    # Not `clamp`, whose gradient TorchScript does not hand on to bounds that are tensors.
+    return torch.maximum(torch.minimum(action + added, high), low)
