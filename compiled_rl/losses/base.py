@@ -235,7 +235,8 @@ class LossModule(ConvertedNetworks, KeyedModule):
         """Set what the caller's TensorDict is to hold."""
         for field in self.fields:
             if field.kind == "written" and is_tensordict(source):
-                source.set(self.tensor_keys[field.name], computed[keyword(field.key)])
+                key, x = self.tensor_keys[field.name], computed[keyword(field.key)]
+                source.set(key, x, inplace=source.is_locked)  # a locked one takes nothing else
 
     @property
     def minimised(self) -> tuple[str, ...]:

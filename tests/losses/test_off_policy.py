@@ -224,6 +224,16 @@ def test_the_priority_is_written_where_it_is_wanted_and_nowhere_else(subject):
     assert torch.equal(loss(**keywords(loss, before)), data["td_error"])
 
 
+@every_loss
+def test_a_locked_tensordict_takes_priorities_in_place(subject):
+    loss = subject.ours()
+    data = with_noise(loss, subject.data(6))
+    expected = loss(data.clone())["td_error"]
+    data["td_error"] = held = torch.zeros(6)
+    loss(data.lock_())
+    assert torch.equal(held, expected)
+
+
 @every_estimating_loss
 def test_a_named_time_is_no_matter_for_one_step(subject):
     loss = subject.ours()
