@@ -244,6 +244,11 @@ class LossModule(ConvertedNetworks, KeyedModule):
         names = [field.name for field in self._outputs()]
         return tuple(name for name in names if name == "loss" or name.startswith("loss_"))
 
+    @property
+    def priorities(self) -> tuple[str, ...]:
+        """The metrics that are written back to the caller's TensorDict."""
+        return tuple(keyword(field.key) for field in self.fields if field.kind == "written")
+
     def draw_noise(self, data: Data, generator: Optional[Generator] = None) -> Data:
         """What ``forward`` would draw for these data if it were not given, by key."""
         return {}

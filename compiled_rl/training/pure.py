@@ -47,14 +47,14 @@ def make_update(
     Returns:
         ``update(params, optimiser_state, targets, batch, noise) -> (params, optimiser_state,
         targets, metrics)``, where ``optimiser_state`` has a list for each optimiser. It changes
-        none of its arguments. ``metrics`` are the loss's outputs but for losses that are not
-        minimised, detached, and ``grad_norm``, the norm of all gradients before clipping.
+        none of its arguments. ``metrics`` are the loss's outputs, with ``minimise`` only those and
+        the priorities, detached, and ``grad_norm``, the norm of all gradients before clipping.
 
     Reference: Pascanu et al. 2012, arXiv:1211.5063, algorithm 1, for the clipping.
     """
     slots = slots_of(loss)
     wanted = loss.minimised if minimise is None else tuple(minimise)
-    others = set(loss.minimised) - set(wanted)
+    kept = None if minimise is None else {*wanted, *loss.priorities}
 
     def update(
         params: Tensors, state: State, targets: Tensors, batch: Data, noise: Data
@@ -64,7 +64,8 @@ def make_update(
         with torch.enable_grad():
             placed = {**leaves, **_copies(targets)}
             outputs: Tensors = call_with(loss, slots, placed, {**noise, **batch})
-        outputs = {name: x for name, x in outputs.items() if name not in others}
+        if kept is not None:  # what is not returned is not computed in a compiled graph
+            outputs = {name: x for name, x in outputs.items() if name in kept}
         grads = _gradients([outputs[name] for name in wanted if name in outputs], leaves)
         with torch.no_grad():
             norms, new_state = [], []

@@ -39,9 +39,9 @@ class UpdateStep:
             same graph, after the optimisers'; its ``counter`` stays the truth.
         generator: what the noise is drawn from; None: torch's own.
         minimise: the names of those outputs ``loss...`` that are minimised; None: all that the loss
-            gives. Others are not returned, all other outputs are. So two steps on one loss train
-            critics more often than the actor and the targets. Compiled, what neither a name nor a
-            metric needs is not computed; eager, the loss computes everything.
+            gives. With names, only they and ``td_error``, for replay, are returned, and compiled
+            only what they need is computed; eager, the loss computes everything. So two steps on
+            one loss train critics more often than the actor and the targets.
 
     Raises:
         TypeError: an optimiser is of a class without a pure form, or ``target_updater`` is none.
