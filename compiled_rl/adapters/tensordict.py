@@ -198,7 +198,9 @@ def tensordict_heads(network: nn.Module, out_keys: tuple[Key, ...]) -> Heads:
     log_prob_keys = tuple(last.log_prob_keys)
     if _is_composite(last.distribution_class):
         return Heads(tuple(_composite_heads(last, out_keys)), log_prob_keys)
-    keys = dict(zip(last.dist_keys, last.in_keys, strict=True))
+    # TensorDict calls the distribution with the end of a nested key.
+    names = [name if isinstance(name, str) else name[-1] for name in last.dist_keys]
+    keys = dict(zip(names, last.in_keys, strict=True))
     head = _head(last.distribution_class, last.distribution_kwargs, keys, last.dist_sample_keys[0])
     return Heads((head,), log_prob_keys)
 
