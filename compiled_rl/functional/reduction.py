@@ -145,13 +145,25 @@ def standardize(
     dims = _others(x, exclude_dims)
     if len(dims) == 0:
         return x.clone()
-    valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-    count = valid.sum(dims, keepdim=True).to(_wide(x.dtype))
-    centred = x - x.to(count.dtype).sum(dims, keepdim=True) / count.clamp(min=1)
-    squares = where_valid(mask, centred).square().sum(dims, keepdim=True)
-    deviation = _root(squares / (count - 1).clamp(min=1)).clamp(min=as_scalar(floor, count))
-    standard = torch.where(count > 1, centred / deviation, x.to(count.dtype))
+    count, mean, squares = moments(x, mask, dims)
+    number = count.to(mean.dtype)
+    deviation = _root(squares / (number - 1).clamp(min=1)).clamp(min=as_scalar(floor, number))
+    standard = torch.where(count > 1, (x - mean) / deviation, x.to(mean.dtype))
     return where_valid(mask, standard).to(x.dtype)
+
+
+def moments(x: Tensor, mask: Optional[Tensor], dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and sum of squared deviations of the valid elements along some dimensions.
+
+    The dimensions stay, of size one; half types are accumulated and returned in float32.
+    """
+    x = where_valid(mask, x)
+    valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    count = valid.sum(dims, keepdim=True)
+    total = x.to(_wide(x.dtype)).sum(dims, keepdim=True)
+    mean = total / count.clamp(min=1)
+    squares = where_valid(mask, x - mean).square().sum(dims, keepdim=True)
+    return count, mean, squares
 
 
 def _others(x: Tensor, exclude_dims: Optional[list[int]]) -> list[int]:

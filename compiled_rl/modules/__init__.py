@@ -33,6 +33,12 @@ from compiled_rl.modules.q_policy import ExpectedActionValue, QPolicy, action_fa
 from compiled_rl.modules.reads import Reads
 from compiled_rl.modules.recurrent import GRU
 from compiled_rl.modules.targets import frozen_copy
+from compiled_rl.modules.value_norm import (
+    PercentileValueNorm,
+    PopArtValueNorm,
+    RunningValueNorm,
+    ValueNorm,
+)
 
 __all__ = [
     "GRU",
@@ -55,15 +61,19 @@ __all__ = [
     "Normal",
     "ObservationNormalizer",
     "OneHotCategorical",
+    "PercentileValueNorm",
     "Policy",
+    "PopArtValueNorm",
     "QPolicy",
     "Reads",
+    "RunningValueNorm",
     "StateDependentScale",
     "StateIndependentScale",
     "TanhDeterministic",
     "TanhNormal",
     "TruncatedNormal",
     "ValueHead",
+    "ValueNorm",
     "action_family",
     "family_of",
     "frozen_copy",

@@ -5,6 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.functional.reduction import moments
+
 
 class ObservationNormalizer(nn.Module):
     """Shift and scale observations by the mean and variance of all that were seen.
@@ -53,17 +55,11 @@ class ObservationNormalizer(nn.Module):
             ValueError: the observations do not end in ``shape``, or the mask is not ``[*B]``.
         """
         self._check(observation, mask)
-        seen = observation if mask is None else observation[mask]
-        seen = seen.reshape(-1, *self.mean.shape).to(self.mean.dtype)
-        if len(seen) == 0:
-            return
-        batch_var, batch_mean = torch.var_mean(seen, 0, correction=0)
-        total = self.count + len(seen)
-        weight = len(seen) / total
-        delta = batch_mean - self.mean
-        self.var.lerp_(batch_var, weight).add_(delta.square() * weight * (1 - weight))
-        self.mean.add_(delta * weight)
-        self.count.copy_(total)
+        seen = (self.count, self.mean, self.var * self.count)
+        count, mean, squares = pooled(*seen, observation.to(self.mean.dtype), mask)
+        self.var.copy_(torch.where(count > 0, squares / count.clamp(min=1), self.var))
+        self.mean.copy_(mean)
+        self.count.copy_(count)
 
     def _check(self, observation: Tensor, mask: Optional[Tensor]) -> None:
         batch = observation.shape[: observation.dim() - self.mean.dim()]
@@ -77,3 +73,35 @@ class ObservationNormalizer(nn.Module):
                 f"ObservationNormalizer: `mask` must be torch.bool of shape {list(batch)}, "
                 f"got {mask.dtype} of shape {list(mask.shape)}"
             )
+
+
+def pooled(
+    count: Tensor, mean: Tensor, squares: Tensor, x: Tensor, mask: Optional[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and sum of squared deviations of all that was seen, with a batch more.
+
+    Args:
+        count: how many were seen, 0-d.
+        mean: of them, ``[*shape]``.
+        squares: the sum of their squared deviations, ``[*shape]``.
+        x: the batch, ``[*B, *shape]``.
+        mask: valid elements, bool ``[*B]``; None: all.
+
+    Reference: Chan et al. 1979, Updating Formulae and a Pairwise Algorithm, eq. 2.1.
+    """
+    flat, valid = in_a_row(x, mask, mean.shape)
+    number, added, scatter = [part.squeeze(0) for part in moments(flat, valid, [0])]
+    count, before = count + number.flatten()[0], count
+    share = number / count.clamp(min=1)
+    delta = added - mean
+    return count, mean + delta * share, squares + scatter + delta.square() * before * share
+
+
+def in_a_row(
+    x: Tensor, mask: Optional[Tensor], shape: tuple[int, ...]
+) -> tuple[Tensor, Optional[Tensor]]:
+    """``x``, ``[*B, *shape]``, as ``[N, *shape]``, and its mask ``[*B]`` for every element."""
+    flat = x.reshape(-1, *shape)
+    if mask is None:
+        return flat, None
+    return flat, mask.reshape(-1, *[1] * len(shape)).expand_as(flat)
