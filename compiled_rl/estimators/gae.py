@@ -16,7 +16,15 @@ from compiled_rl.functional.reduction import standardize_groups
 from compiled_rl.kernels.checks import check_shape
 
 _LEAST_DEVIATION = 1e-4
-_MAY_BE_SHARED = ("reward", "terminated", "done", "steps_to_next", "group", "mask")
+_MAY_BE_SHARED = (
+    "reward",
+    "next_value",
+    "terminated",
+    "done",
+    "steps_to_next",
+    "group",
+    "mask",
+)
 
 
 class GAE(ValueEstimatorBase):
@@ -111,7 +119,8 @@ class GAE(ValueEstimatorBase):
 class MultiAgentGAE(GAE):
     """``functional.multi_agent_gae`` with a critic and coefficients; see there for the formula.
 
-    Values are ``[*B, T, n, 1]``; a reward, flag or mask of the team is ``[*B, T, 1]``.
+    Values are ``[*B, T, n, 1]``; a reward, flag or mask of the team is ``[*B, T, 1]``, and so is
+    the value of the state entered if the critic values the team.
 
     Args:
         agent_dim: the agent axis of the values.

@@ -6,6 +6,7 @@ from compiled_rl.losses.ddpg import DDPGLoss
 from compiled_rl.losses.discrete_sac import DiscreteSACLoss
 from compiled_rl.losses.distributional_dqn import DistributionalDQNLoss
 from compiled_rl.losses.dqn import DQNLoss
+from compiled_rl.losses.mappo import IPPOLoss, MAPPOLoss
 from compiled_rl.losses.off_policy import OffPolicyLoss
 from compiled_rl.losses.ppo import PPOLoss
 from compiled_rl.losses.ppo_clip import ClipPPOLoss
@@ -21,8 +22,10 @@ __all__ = [
     "DQNLoss",
     "DiscreteSACLoss",
     "DistributionalDQNLoss",
+    "IPPOLoss",
     "KLPENPPOLoss",
     "LossModule",
+    "MAPPOLoss",
     "OffPolicyLoss",
     "PPOLoss",
     "ReinforceLoss",

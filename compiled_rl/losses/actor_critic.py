@@ -321,7 +321,7 @@ class ActorCriticLoss(LossModule):
         found = {"advantage": self.require(data, "advantage")}
         if self.critic_coeff is not None:
             found["value_target"] = self.require(data, "value_target")
-            found |= self._values(data, policy)
+            found |= self._values(data, policy, log_prob)
         return self._aligned(log_prob, mask, found)
 
     def _estimate(
@@ -334,7 +334,7 @@ class ActorCriticLoss(LossModule):
                 f"without a `critic_network` it cannot be computed; the keys are {given(data)}"
             )
         why = "to compute the missing `advantage`"
-        found = self._values(data, policy)
+        found = self._values(data, policy, log_prob)
         # A critic's own parameters are held out; so must be those behind what it reads.
         features = {key: policy[key].detach() for key in self._critic.in_keys if key in policy}
         data = self._value_estimator.shared_out(features | data, found["value"])
@@ -352,7 +352,7 @@ class ActorCriticLoss(LossModule):
         aligned = self.per_step(log_prob.shape, **found)
         return Steps(log_prob, **aligned, mask=mask, trailing=trailing)
 
-    def _values(self, data: Data, policy: Data) -> dict[str, Tensor]:
+    def _values(self, data: Data, policy: Data, log_prob: Tensor) -> dict[str, Tensor]:
         """The critic's value and, for ``clip_value``, the recorded one."""
         computed = (
             self._critic(policy)

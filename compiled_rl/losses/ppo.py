@@ -31,15 +31,20 @@ KL_APPROX = Field("kl_approx", "kl_approx", "metric", "[]", "estimator k1 of KL(
 VARIANCE = Field("explained_variance", "explained_variance", "metric", "[]", "of the critic")
 
 
-class PPOOptions(EntropyOptions, total=False):
-    """The keyword arguments of every PPO loss but ``clip_value``; see ``PPOLoss``."""
+class RatioOptions(EntropyOptions, total=False):
+    """Those of every PPO loss but ``clip_value`` and the normalisation of advantages."""
 
     entropy_bonus: bool
     log_explained_variance: bool
-    normalize_advantage: bool
-    normalize_advantage_exclude_dims: Sequence[int]
     delay_actor: bool
     max_importance_ratio: Optional[float]
+
+
+class PPOOptions(RatioOptions, total=False):
+    """The keyword arguments of every PPO loss but ``clip_value``; see ``PPOLoss``."""
+
+    normalize_advantage: bool
+    normalize_advantage_exclude_dims: Sequence[int]
 
 
 class Ratio(NamedTuple):
