@@ -18,6 +18,7 @@ _HOME = {
     "LossModule": "compiled_rl.losses",
     "MAPPOLoss": "compiled_rl.losses",
     "PPOLoss": "compiled_rl.losses",
+    "QMixerLoss": "compiled_rl.losses",
     "ReinforceLoss": "compiled_rl.losses",
     "SACLoss": "compiled_rl.losses",
     "TD3Loss": "compiled_rl.losses",
