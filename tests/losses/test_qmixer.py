@@ -181,6 +181,15 @@ def test_every_kind_of_network_is_one_computation():
     assert "local_value_network.0.weight" in made["policy"].state_dict()
 
 
+def test_torchrl_needs_its_wrappers():
+    """It looks for a plain network's observation elsewhere, and gives a plain mixer no state."""
+    agents, said = t.agents("categorical", t.KEYS, ("agents", "observation")), "categorical"
+    with pytest.raises(KeyError, match="observation"):
+        torchrl.QMixerLoss(mlp(ACTIONS), t.mixer("vdn", t.KEYS), action_space=said)(steps(6))
+    with pytest.raises(TypeError, match=r"Arguments to module\.forward are"):
+        torchrl.QMixerLoss(agents, QMixer(t.STATE, t.EMBEDDING, t.AGENTS, "cpu"), action_space=said)
+
+
 def test_what_a_specification_says_of_the_agents_is_enough():
     for spec, action in (
         (Categorical(ACTIONS, shape=(t.AGENTS,)), index),
@@ -348,11 +357,16 @@ def test_an_index_may_come_in_a_column():
 
 
 def test_a_mixer_that_reads_other_values_is_refused_until_its_key_is_set():
-    keys = t.KEYS | {"local_value": ("agents", "worth")}
+    """TorchRL's takes what was recorded there, and the agents learn nothing."""
     agents = t.agents("categorical", t.KEYS, ("agents", "observation"))
-    loss = QMixerLoss(agents, t.mixer("qmix", keys))
-    data = steps(6)
-    data["agents", "worth"] = torch.zeros(6, t.AGENTS, 1)  # it was recorded, perhaps
+    mixer = t.mixer("qmix", t.KEYS | {"local_value": ("agents", "worth")})
+    loss, data = QMixerLoss(agents, mixer), steps(6)
+    for place in (data, data["next"]):
+        place["agents", "worth"] = torch.zeros(6, t.AGENTS, 1)
+    theirs = torchrl.QMixerLoss(agents, mixer, action_space="categorical")
+    learning = list(theirs.local_value_network_params.values(True, True))
+    found = torch.autograd.grad(theirs(data.clone())["loss"], learning, allow_unused=True)
+    assert all(x is None for x in found)
     with pytest.raises(KeyError, match=r"the mixer must read the agents' values, .*it reads"):
         loss(data)
     with pytest.raises(KeyError, match="the mixer must read the agents' values"):
