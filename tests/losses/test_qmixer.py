@@ -13,7 +13,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl import objectives as torchrl
 from torchrl.data import Categorical, Composite, OneHot
-from torchrl.modules import QMixer, QValueActor, QValueModule, SafeSequential
+from torchrl.modules import MultiAgentMLP, QMixer, QValueActor, QValueModule, SafeSequential
 
 from compiled_rl import QMixerLoss, QPolicy, SoftUpdate, UpdateStep
 from compiled_rl import modules as ours
@@ -24,7 +24,7 @@ from tests.losses import team_networks as t
 from tests.losses.q_networks import ACTIONS, index, index_column, mlp, one_hot
 from tests.losses.test_dqn import VALUES, Table
 from tests.losses.test_off_policy import assert_parity, gradients, keywords, pair
-from tests.losses.transitions import Subject
+from tests.losses.transitions import OBSERVATION, Subject
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 ALLOWED = ("next", "agents", "action_mask")
@@ -179,6 +179,28 @@ def test_every_kind_of_network_is_one_computation():
     for name, loss in made.items():
         torch.testing.assert_close(loss(**keywords(loss, data)), expected, msg=name)
     assert "local_value_network.0.weight" in made["policy"].state_dict()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
+def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
+    def network(actions: int) -> nn.Module:
+        torch.manual_seed(0)
+        sizes = {"n_agent_inputs": OBSERVATION, "n_agent_outputs": actions, "n_agents": t.AGENTS}
+        return MultiAgentMLP(**sizes, centralized=False, share_params=shared, depth=1, num_cells=8)
+
+    observation = ("agents", "observation")
+    networks = partial(t.team, "qmix", "categorical", t.KEYS, observation, network=network)
+    subject = Subject("QMixerLoss", networks, "loss", {"action_space": "categorical"})
+    mine, theirs = pair(subject, "TD0", torch.float32)
+    assert_parity(mine, theirs, subject, steps(4, 6))
+    updater = SoftUpdate(mine, tau=0.5)
+    before = {name: x.clone() for name, x in mine.state_dict().items()}
+    update = UpdateStep(
+        mine, torch.optim.Adam(mine.parameters()), mode="eager", target_updater=updater
+    )
+    update(steps(8))
+    still = {name for name, x in mine.state_dict().items() if torch.equal(x, before[name])}
+    assert not any(name.removeprefix("target_").startswith("local_value") for name in still)
 
 
 def test_torchrl_needs_its_wrappers():
