@@ -1,6 +1,22 @@
 """The examples of the two documents on A2C and KL-penalty PPO: networks of TorchRL, losses of ours.
 
-The examples' own names are looked up in ``peer``, which knows what TorchRL calls them now.
+The examples' own names are looked up in ``peer``, which knows what TorchRL calls them now. Every
+example of the five documents, and its test:
+
+| document | example | test |
+|---|---|---|
+| A2CLoss | a call with a TensorDict | ``test_a2c_of_a_tensordict`` |
+| A2CLoss | a call by keyword | ``test_a2c_of_keywords`` |
+| A2CLoss | ``select_out_keys`` | ``test_a2c_with_selected_outputs`` |
+| three | ``make_value_estimator`` | ``test_the_value_estimator_of_a_dqn_loss_is_made_again`` |
+| KLPENPPOLoss | a common module | ``test_a_common_module_is_called_twice_or_once`` |
+| LossModule | ``_AcceptedKeys`` | ``test_documents_written.py::test_the_keys_of_a_written_loss`` |
+| LossModule | ``named_parameters``, ``parameters`` | the same, ``test_the_parameters_of_a_loss`` |
+| LossModule | ``set_keys(priority_key=...)`` | the same, ``test_the_keys_of_a_dqn_loss`` |
+| QMixerLoss | a loss of four agents | the same, ``test_a_qmixer_loss`` |
+| tutorial | the loss, its data, the sum of its losses | ``tutorial.py``, ``test_tutorial.py`` |
+| tutorial | environments to training loop | ``test_tutorial_script.py`` |
+| tutorial | pixels, ``dm_control``, the plot of the rewards | none: another simulator, a picture |
 """
 
 from typing import Any
