@@ -1,0 +1,233 @@
+"""Every row of docs/from_torchrl.md against both libraries."""
+
+import dataclasses
+import inspect
+import re
+import typing
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchrl.objectives
+import torchrl.objectives.multiagent
+import torchrl.objectives.value
+import torchrl.objectives.value.functional
+
+import compiled_rl
+from tests.losses.peers import networks
+from tests.losses.test_documents_off_policy import make_ddpg, make_dqn, make_sac, make_td3
+from tests.losses.tutorial import PEER
+
+PAGE = (Path(__file__).parent.parent / "docs" / "from_torchrl.md").read_text()
+# What the documents on A2C, KLPENPPO, QMixer and LossModule, and the tutorial, name.
+DOCUMENTED = {
+    "A2CLoss": "actor_network critic_network entropy_bonus samples_mc_entropy entropy_coef "
+    "critic_coef loss_critic_type separate_losses advantage_key value_target_key functional "
+    "reduction clip_value",
+    "KLPENPPOLoss": "actor_network critic_network dtarg samples_mc_kl beta decrement increment "
+    "entropy_bonus samples_mc_entropy entropy_coef critic_coef loss_critic_type "
+    "normalize_advantage separate_losses advantage_key value_target_key value_key functional "
+    "reduction clip_value",
+    "QMixerLoss": "local_value_network mixer_network loss_function delay_value action_space "
+    "priority_key",
+}
+METHODS = {
+    "convert_to_functional": "module module_name expand_dim create_target_params compare_against",
+    "forward": "tensordict",
+    "from_stateful_net": "network_name stateful_net",
+    "get_stateful_net": "network_name copy",
+    "make_value_estimator": "value_type",
+    "named_parameters": "prefix recurse remove_duplicate",
+    "parameters": "recurse",
+}
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of a section's table, without its head."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def resolve(path: str) -> Any:
+    """What a dotted path names: its first part is a package."""
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(path)
+
+
+def parameters(cls: type) -> list[str]:
+    """Of a constructor, with those behind ``**``: of a ``TypedDict``, or of the class before it."""
+    found: list[str] = []
+    for parent in cls.__mro__:
+        if "__init__" not in vars(parent) or parent.__module__.startswith("torch.nn"):
+            continue
+        own = inspect.signature(vars(parent)["__init__"]).parameters
+        behind = [name for name, x in own.items() if x.kind is x.VAR_KEYWORD]
+        found += [name for name in own if name not in ("self", "args", *behind)]
+        init, ours = vars(parent)["__init__"], parent.__module__.startswith("compiled_rl")
+        hints = typing.get_type_hints(init, include_extras=True) if behind and ours else {}
+        options = [hints[name] for name in behind if typing.get_origin(hints.get(name))]
+        found += [name for x in options for name in x.__args__[0].__optional_keys__]
+        if options or not behind:
+            break
+    return found
+
+
+@pytest.mark.parametrize("row", rows("Names"), ids=lambda row: row[0].strip("`"))
+def test_both_names_are_there(row: list[str]) -> None:
+    for cell in row[:2]:
+        (name,) = quoted(cell)
+        assert resolve(name) is not None
+    assert row[2]
+
+
+def test_what_torchrl_has_renamed() -> None:
+    for old, new in rows("Names of the documents that TorchRL has changed"):
+        with pytest.raises(AttributeError):
+            resolve(quoted(old)[0])
+        assert resolve(quoted(new)[0])
+
+
+def test_every_public_name_of_torchrls_is_on_the_page() -> None:
+    homes = (
+        torchrl.objectives,
+        torchrl.objectives.value,
+        torchrl.objectives.value.functional,
+    )
+    public = {f"{home.__name__}.{name}" for home in homes for name in home.__all__}
+    here = {quoted(row[0])[0] for row in rows("Names")}
+    absent = {f"torchrl.objectives.{name}" for name in quoted(section("Not here"))}
+    assert here & public | absent == public
+    assert not here & absent
+    assert not [name for name in absent if hasattr(compiled_rl, name.rsplit(".", 1)[1])]
+
+
+@pytest.mark.parametrize("row", rows("Arguments"), ids=lambda row: row[0].replace("`", ""))
+def test_every_argument_is_on_the_page(row: list[str]) -> None:
+    same, theirs, ours = (set(quoted(cell)) for cell in row[1:])
+    for name in quoted(row[0]):
+        assert set(parameters(getattr(torchrl.objectives, name))) == same | theirs
+        assert set(parameters(getattr(compiled_rl, name))) == same | ours
+        documented = set(DOCUMENTED.get(name, "").split())
+        assert documented <= same | ours
+
+
+def test_every_documented_class_has_its_arguments_on_the_page() -> None:
+    named = {name for row in rows("Arguments") for name in quoted(row[0])}
+    assert set(DOCUMENTED) <= named
+    losses = {quoted(row[0])[0].rsplit(".", 1)[1] for row in rows("Names")}
+    assert {name for name in losses if name.endswith("Loss")} <= named
+
+
+def both(name: str) -> tuple[Any, Any]:
+    """A loss of ours and TorchRL's, all outputs on; or what is found on the class."""
+    if name in ("LossModule", "A2CLoss"):
+        pair = networks()
+        return compiled_rl.A2CLoss(*pair), torchrl.objectives.A2CLoss(*pair)
+    return getattr(compiled_rl, name), getattr(torchrl.objectives, name)
+
+
+@pytest.mark.parametrize("row", rows("Methods and attributes"), ids=lambda row: row[0].strip("`"))
+@pytest.mark.filterwarnings("ignore::UserWarning:torchrl")
+def test_every_method_is_there(row: list[str]) -> None:
+    assert row[0] == row[1]
+    owner, attribute = quoted(row[0])[0].split(".")
+    ours, theirs = both(owner)
+    assert hasattr(ours, attribute)
+    assert hasattr(theirs, attribute) != row[2].startswith("documents only")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_documented_methods_take_what_is_documented(name: str) -> None:
+    assert f"`LossModule.{name}`" in section("Methods and attributes")
+    signature = inspect.signature(getattr(compiled_rl.LossModule, name))
+    assert set(METHODS[name].split()) <= set(signature.parameters)
+
+
+def short(key: Any) -> str:
+    """As the page writes a key; what is read under ``next`` is in the table without it."""
+    parts = (key,) if isinstance(key, str) else tuple(key)
+    return ".".join(parts[1:] if parts[0] == "next" and len(parts) == 2 else parts)
+
+
+@pytest.mark.parametrize("row", rows("Keys"), ids=lambda row: row[0].split("`")[1])
+def test_every_key_is_on_the_page(row: list[str]) -> None:
+    same, here = (dict(re.findall(r"`([^`]+)`: `([^`]+)`", cell)) for cell in row[1:])
+    for name in quoted(row[0]):
+        declared = dataclasses.fields(getattr(torchrl.objectives, name)._AcceptedKeys)
+        theirs = {x.name: x.default for x in declared}
+        assert set(theirs) == set(same)
+        for key, default in theirs.items():
+            if isinstance(default, str | tuple):  # not one that waits for the actor's
+                assert short(default) == same[key]
+        cls = getattr(compiled_rl, name)
+        ours = {x.name: short(x.key) for x in cls.fields if x.kind in cls.settable}
+        assert ours == same | here
+
+
+def fully_on(library: Any, name: str) -> Any:
+    """A loss of an actor and a critic with every output."""
+    clipped = {} if name == "ReinforceLoss" else {"clip_value": 0.2}
+    return getattr(library, name)(*networks(), **clipped)
+
+
+ON_POLICY = ("A2CLoss", "ReinforceLoss", "PPOLoss", "ClipPPOLoss", "KLPENPPOLoss", "MAPPOLoss")
+
+
+@pytest.mark.parametrize("row", rows("Outputs"), ids=lambda row: row[0].strip("`"))
+def test_every_output_is_on_the_page(row: list[str]) -> None:
+    name, outputs, metrics = (quoted(cell) for cell in row)
+    fields = getattr(compiled_rl, name[0]).fields
+    assert [x.name for x in fields if x.kind == "output"] == outputs
+    assert [x.name for x in fields if x.kind == "metric"] == metrics
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_outputs_have_torchrls_order(name: str) -> None:
+    ours, theirs = fully_on(compiled_rl, name), fully_on(torchrl.objectives, name)
+    assert list(ours.out_keys) == list(theirs.out_keys)
+
+
+@pytest.mark.parametrize("make", [make_ddpg, make_td3, make_sac, make_dqn])
+def test_outputs_of_off_policy_losses_have_torchrls_order(make: Any, monkeypatch: Any) -> None:
+    ours = make()
+    monkeypatch.setattr(f"{make.__module__}.losses", torchrl.objectives)
+    assert list(ours.out_keys) == list(make().out_keys)
+
+
+def code() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", section("What to change"), re.DOTALL)
+
+
+def test_a_script_runs_with_its_imports_changed() -> None:
+    """To the same losses, with the same parameters after a few updates."""
+    theirs, ours, rest = code()
+    results = []
+    for imports in (theirs, ours):
+        names: dict[str, Any] = {}
+        exec(imports + rest, names)
+        results.append([names["loss"], *names["actor"].parameters(), *names["critic"].parameters()])
+    assert names["loss_module"].__module__.startswith("compiled_rl.")
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_the_tutorials_imports_are_on_the_page() -> None:
+    here = {quoted(row[0])[0].rsplit(".", 1)[1] for row in rows("Names")}
+    assert set(vars(PEER)) | {"hold_out_params", "SoftUpdate"} <= here
