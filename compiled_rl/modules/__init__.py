@@ -29,17 +29,13 @@ from compiled_rl.modules.heads import (
 )
 from compiled_rl.modules.mixers import QMixer, VDNMixer
 from compiled_rl.modules.normalizer import ObservationNormalizer
+from compiled_rl.modules.percentile_norm import PercentileValueNorm
 from compiled_rl.modules.policy import ActionOutput, Policy
 from compiled_rl.modules.q_policy import ExpectedActionValue, QPolicy, action_family
 from compiled_rl.modules.reads import Reads
 from compiled_rl.modules.recurrent import GRU
 from compiled_rl.modules.targets import frozen_copy
-from compiled_rl.modules.value_norm import (
-    PercentileValueNorm,
-    PopArtValueNorm,
-    RunningValueNorm,
-    ValueNorm,
-)
+from compiled_rl.modules.value_norm import PopArtValueNorm, RunningValueNorm, ValueNorm
 
 __all__ = [
     "GRU",

@@ -1,0 +1,78 @@
+"""Normalisation of a critic's targets by the span between two of their quantiles."""
+
+from typing import ClassVar, Optional
+
+import torch
+from torch import Tensor
+
+from compiled_rl.modules.normalizer import in_a_row
+from compiled_rl.modules.value_norm import ValueNorm
+
+
+class PercentileValueNorm(ValueNorm):
+    """The span between a low and a high quantile of the targets, as moving averages.
+
+        low   = low + rate * (low quantile of the batch - low),   high likewise
+
+        location = low if center, else 0
+        scale    = max(high - low, min_scale)
+
+    Args:
+        shape: see ``ValueNorm``.
+        quantiles: the low one and the high one, in [0, 1].
+        rate: how far the averages move at an update, in [0, 1].
+        min_scale: least scale, positive: small values are not magnified.
+        center: whether ``low`` is subtracted.
+        epsilon: for the sake of the others; ``min_scale`` is the bound here.
+        device: of the statistics.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Reference: Hafner et al. 2023, arXiv:2301.04104, eq. 7.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("low", "high")
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        *,
+        shape: int | tuple[int, ...] = 1,
+        quantiles: tuple[float, float] = (0.05, 0.95),
+        rate: float = 0.01,
+        min_scale: float = 1.0,
+        center: bool = False,
+        epsilon: float = 1e-5,
+        device: Optional[torch.device | str] = None,
+    ) -> None:
+        super().__init__(shape=shape, epsilon=epsilon, device=device)
+        low, high = quantiles
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"PercentileValueNorm: `quantiles` must be two in [0, 1], the lower first, "
+                f"got {quantiles}"
+            )
+        self.quantiles = (float(low), float(high))
+        self.rate = self._check_number("rate", rate, 0 <= rate <= 1, "in [0, 1]")
+        self.min_scale = self._check_number("min_scale", min_scale, min_scale > 0, "positive")
+        self.center = center
+
+    @torch.no_grad()
+    def update(self, value_target: Tensor, mask: Optional[Tensor] = None) -> None:
+        """Move the quantiles; see ``ValueNorm``."""
+        self._check("value_target", value_target, mask)
+        flat, valid = in_a_row(value_target.to(self.low.dtype), mask, self.shape)
+        flat = flat if valid is None else torch.where(valid, flat, torch.nan)
+        low, high = torch.nanquantile(flat, flat.new_tensor(self.quantiles), dim=0)
+        self.low.lerp_(torch.where(low.isnan(), self.low, low), self.rate)
+        self.high.lerp_(torch.where(high.isnan(), self.high, high), self.rate)
+
+    def location(self) -> Tensor:
+        """The low quantile if ``center``, else zero."""
+        return self.low if self.center else torch.zeros_like(self.low)
+
+    def scale(self) -> Tensor:
+        """The span."""
+        return (self.high - self.low).clamp(min=self.min_scale)
