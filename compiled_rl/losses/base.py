@@ -18,11 +18,11 @@ from compiled_rl.adapters import (
     unique,
     write,
 )
+from compiled_rl.adapters.converted import ConvertedNetworks
 from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.masks import beside
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 from compiled_rl.estimators.axes import named_time
-from compiled_rl.losses.converted import ConvertedNetworks
 
 _AUTOMATIC_MASKS: tuple[Key, ...] = (("collector", "mask"), "shifted_valid")
 _REDUCTIONS = ("none", "mean", "sum")
