@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
 import compiled_rl
@@ -152,11 +154,23 @@ def test_no_gradient_reaches_a_shared_trunk_but_the_actors():
         assert (gradient is not None) is reached, name
 
 
-def test_a_stacked_loss_compiles():
-    assert_compiles_once(make("one"), [(transitions(size),) for size in (2, 3, 5)])
+def test_a_stack_and_its_copy_compile():
+    """The least that has a view that learns, one that is detached, one of a copy, and ``vmap``."""
+    loss = compiled_rl.LossModule()
+    network = TensorDictModule(nn.Linear(3, 1), ["x"], ["y"])
+    loss.convert_to_functional(network, "network", expand_dim=2, create_target_params=True)
+    call = compiled_rl._vmap_func(loss.network, (None, 0))
+
+    def total(x):
+        views = loss.network_params, loss.network_params.detach(), loss.target_network_params
+        data = TensorDict({"x": x}, [x.shape[0]])
+        return sum(call(data, view)["y"].square().mean() for view in views)
+
+    assert_compiles_once(total, [(torch.randn(size, 3),) for size in (2, 3, 5)])
+    assert {type(x) for x in loss.network.parameters()} == {nn.Parameter}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["several", "trunk"])
+@kinds
 def test_written_losses_compile(kind):
     assert_compiles_once(make(kind), [(transitions(size),) for size in (2, 3, 5)])
