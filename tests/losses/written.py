@@ -1,7 +1,7 @@
 """Losses as TorchRL's users write them, on the ``LossModule`` of any library."""
 
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -85,7 +85,6 @@ def trunk_loss(library: Any) -> type:
     """An actor, a state value and several critics on one trunk, which is the actor's to learn."""
 
     class TrunkLoss(library.LossModule):
-        networks: ClassVar[tuple[str, ...]]  # of ours, and none of theirs
         actor_network: TensorDictModule
         actor_network_params: TensorDictParams
         target_actor_network_params: TensorDictParams
@@ -140,27 +139,30 @@ def trunk_loss(library: Any) -> type:
     return TrunkLoss
 
 
-class Joined(nn.Module):
-    """What several inputs are joined for."""
+class Critic(nn.Module):
+    """Reads several tensors, of those sizes, without a ``torch.cat``.
 
-    def __init__(self, net: nn.Module) -> None:
+    Of what differs between the members of a stack, PyTorch 2.13 compiles that anew for every size
+    of a batch, under ``torch.vmap``.
+    """
+
+    def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.net = net
+        self.first = nn.ModuleList(nn.Linear(size, 6) for size in sizes)
+        self.last = nn.Linear(6, 1)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.net(torch.cat(inputs, -1))
-
-
-def mlp(inputs: int, outputs: int, *last: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, 6), nn.Tanh(), nn.Linear(6, outputs), *last)
+        first = [layer(x) for layer, x in zip(self.first, inputs, strict=True)]
+        return self.last(sum(first[1:], first[0]).tanh())
 
 
 def actor() -> TensorDictModule:
-    return TensorDictModule(mlp(4, 2, nn.Tanh()), ["observation"], ["action"])
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2), nn.Tanh())
+    return TensorDictModule(net, ["observation"], ["action"])
 
 
 def qvalue() -> TensorDictModule:
-    return TensorDictModule(Joined(mlp(6, 1)), ["observation", "action"], ["state_action_value"])
+    return TensorDictModule(Critic(4, 2), ["observation", "action"], ["state_action_value"])
 
 
 def on_a_trunk() -> tuple[TensorDictSequential, ...]:
@@ -169,7 +171,7 @@ def on_a_trunk() -> tuple[TensorDictSequential, ...]:
     heads = (
         TensorDictModule(nn.Linear(5, 2), ["hidden"], ["action"]),
         TensorDictModule(nn.Linear(5, 1), ["hidden"], ["state_value"]),
-        TensorDictModule(Joined(mlp(7, 1)), ["hidden", "action"], ["state_action_value"]),
+        TensorDictModule(Critic(5, 2), ["hidden", "action"], ["state_action_value"]),
     )
     return tuple(TensorDictSequential(trunk, head) for head in heads)
 
