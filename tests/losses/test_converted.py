@@ -65,8 +65,8 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'funs_to_decorate'"):
         loss.convert_to_functional(nn.Linear(1, 1), "actor", funs_to_decorate=["forward"])
     assert list(loss.children()) == []
-    with pytest.raises(AttributeError, match=r"`module_name` must be .* free, got 'evaluate'"):
-        loss.convert_to_functional(nn.Linear(1, 1), "evaluate")
+    with pytest.raises(AttributeError, match=r"`module_name` must be .* free, got 'forward'"):
+        loss.convert_to_functional(nn.Linear(1, 1), "forward")
     with pytest.raises(AttributeError, match="no network for `actor_params`"):
         _ = loss.actor_params
     with pytest.raises(AttributeError, match="gamma"):

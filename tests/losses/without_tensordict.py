@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl import Policy, ValueHead, losses
-from compiled_rl.modules import Categorical, Normal
+from compiled_rl.modules import Categorical, Normal, VDNMixer
 
-N = 6
+N, AGENTS = 6, 2
 OLD = {"loc": torch.zeros(N, 2), "scale": torch.ones(N, 2)}
 RECORDED = {"action": torch.rand(N, 2), "action_log_prob": torch.zeros(N)}
 
@@ -47,6 +47,19 @@ def transitions() -> dict[str, Tensor]:
     }
 
 
+def of_a_team() -> dict[str, Tensor]:
+    """Of two agents: what they see is theirs, rewards and flags are the team's."""
+    seen = torch.randn(N, AGENTS, 4)
+    team = {key: x.unsqueeze(-1) for key, x in transitions().items() if "observation" not in key}
+    keys = ("observation", "next_observation", "agents_observation", "next_agents_observation")
+    return team | dict.fromkeys(keys, seen)
+
+
+PLAYED = of_a_team() | {"agents_action": torch.randint(3, (N, AGENTS))}
+ACTED = of_a_team() | {
+    "action": torch.rand(N, AGENTS, 2),
+    "action_log_prob": torch.zeros(N, AGENTS),
+}
 INDEX = {"action": torch.randint(3, (N,))}
 CASES: dict[str, tuple[Any, dict[str, Tensor]]] = {
     "A2CLoss": (lambda make: make(policy(), ValueHead(4)), RECORDED),
@@ -71,8 +84,14 @@ CASES: dict[str, tuple[Any, dict[str, Tensor]]] = {
         ),
         INDEX,
     ),
+    "IPPOLoss": (lambda make: make(policy(), ValueHead(4)), ACTED),
     "KLPENPPOLoss": (lambda make: make(policy(), ValueHead(4)), RECORDED | OLD),
+    "MAPPOLoss": (lambda make: make(policy(), ValueHead(4)), ACTED),
     "PPOLoss": (lambda make: make(policy(), ValueHead(4)), RECORDED),
+    "QMixerLoss": (
+        lambda make: make(nn.Linear(4, 3), VDNMixer(AGENTS), action_space="categorical"),
+        PLAYED,
+    ),
     "ReinforceLoss": (lambda make: make(policy(), ValueHead(4)), RECORDED),
     "SACLoss": (lambda make: make(policy(), Critic(), target_entropy=-1.0), RECORDED),
     "TD3Loss": (lambda make: make(nn.Linear(4, 2), Critic(), bounds=(-1.0, 1.0)), RECORDED),
@@ -81,7 +100,8 @@ CASES: dict[str, tuple[Any, dict[str, Tensor]]] = {
 
 def main() -> None:
     """Build and call them all, and print their names."""
-    for name, (build, recorded) in CASES.items():
+    for name in [name for name in losses.__all__ if name in CASES]:
+        build, recorded = CASES[name]
         loss = build(getattr(losses, name))
         data = transitions() | recorded
         outputs = loss(**{key: x for key, x in data.items() if key in keywords(loss)})
