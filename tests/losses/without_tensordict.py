@@ -84,9 +84,9 @@ CASES: dict[str, tuple[Any, dict[str, Tensor]]] = {
         ),
         INDEX,
     ),
-    "IPPOLoss": (lambda make: make(policy(), ValueHead(4)), ACTED),
+    "IPPOLoss": (lambda make: make(policy(), nn.Linear(4, 1)), ACTED),
     "KLPENPPOLoss": (lambda make: make(policy(), ValueHead(4)), RECORDED | OLD),
-    "MAPPOLoss": (lambda make: make(policy(), ValueHead(4)), ACTED),
+    "MAPPOLoss": (lambda make: make(policy(), nn.Linear(4, 1)), ACTED),
     "PPOLoss": (lambda make: make(policy(), ValueHead(4)), RECORDED),
     "QMixerLoss": (
         lambda make: make(nn.Linear(4, 3), VDNMixer(AGENTS), action_space="categorical"),
