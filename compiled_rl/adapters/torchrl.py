@@ -25,7 +25,7 @@ class ParameterView(TensorDict):  # type: ignore[misc]  # it is untyped
     def _to_module(self, module: nn.Module, **options: Any) -> Any:
         taken = super()._to_module(module, **options | {"preserve_module_state": False})
         # Where the view is inside of another TensorDict, it is a dict; it goes back as it is, too.
-        return ParameterView(taken, batch_size=[]) if isinstance(taken, dict) else taken
+        return self._new_unsafe(taken, torch.Size([])) if isinstance(taken, dict) else taken
 
 
 def parameters_of(
@@ -48,7 +48,7 @@ def parameters_of(
         x = view[key].detach() if name in held_out else view[key]
         view[key] = x if size is None or name not in shared else x.expand(size, *x.shape)
     if size is not None:
-        view.auto_batch_size_(1)
+        view.batch_size = [size]
     return view
 
 
