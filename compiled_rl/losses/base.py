@@ -20,15 +20,15 @@ from compiled_rl.adapters import (
 )
 from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.masks import beside
+from compiled_rl.adapters.stateful import StatefulNetworks
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 from compiled_rl.estimators.axes import named_time
-from compiled_rl.losses.converted import ConvertedNetworks
 
 _AUTOMATIC_MASKS: tuple[Key, ...] = (("collector", "mask"), "shifted_valid")
 _REDUCTIONS = ("none", "mean", "sum")
 
 
-class LossModule(ConvertedNetworks, KeyedModule):
+class LossModule(StatefulNetworks, KeyedModule):
     """A loss: it gathers (evaluates its networks), calls an objective, and reduces.
 
     Call it with keyword tensors and it returns a named tuple of ``out_keys``, or the tensor itself
