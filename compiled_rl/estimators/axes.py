@@ -6,6 +6,7 @@ from torch import Tensor
 
 from compiled_rl.adapters import Data
 from compiled_rl.adapters.dispatch import is_tensordict
+from compiled_rl.adapters.masks import beside
 
 
 class Axes(NamedTuple):
@@ -19,6 +20,12 @@ class Axes(NamedTuple):
         if x is not None and x.dim() == self.batch and reward.dim() == self.batch + 1:
             return x.unsqueeze(-1)
         return x
+
+    def on_steps(self, mask: Tensor, reward: Tensor) -> Optional[Tensor]:
+        """The mask for every reward; one of a team's steps is that of each agent."""
+        if mask.shape != reward.shape[: mask.dim()]:
+            return self.like(mask, reward)
+        return beside(mask, reward).expand_as(reward)
 
     def batched(self, x: Tensor) -> Tensor:
         """``x`` without a trailing one."""

@@ -458,7 +458,8 @@ class ValueEstimatorBase(KeyedModule):
         reward = reward.to(dtype)
         value, log_prob = [None if x is None else x.to(dtype) for x in (values.value, log_prob)]
         like = partial(axes.like, reward=reward)
-        mask = both(like(mask), both(like(data.get(_MASK)), like(values.valid)))
+        recorded = None if _MASK not in data else axes.on_steps(data[_MASK], reward)
+        mask = both(like(mask), both(recorded, like(values.valid)))
         return Steps(
             reward,
             value,
