@@ -57,7 +57,7 @@ class MAPPOLoss(ClipPPOLoss):
         TypeError: a network is missing or of no known kind, or ``value_norm`` is no ``ValueNorm``.
         ValueError: an argument is out of its range, or was given under two names with two values.
 
-    Reference: Yu et al. 2021, arXiv:2103.01955, appendix A and sec. 5.1.
+    Reference: Yu et al. 2021, arXiv:2103.01955, sec. 5.1 on the values.
     """
 
     default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.MAGAE
@@ -136,7 +136,7 @@ class IPPOLoss(MAPPOLoss):
 
     The difference is the critic that is passed, and nothing else.
 
-    Reference: de Witt et al. 2020, arXiv:2011.09533, sec. 3.
+    Reference: de Witt et al. 2020, arXiv:2011.09533.
     """
 
 

@@ -29,7 +29,7 @@ class PercentileValueNorm(ValueNorm):
     Raises:
         ValueError: an argument is out of its range.
 
-    Reference: Hafner et al. 2023, arXiv:2301.04104, eq. 7.
+    Reference: Hafner et al. 2023, arXiv:2301.04104.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("low", "high")

@@ -123,8 +123,8 @@ class PopArtValueNorm(ValueNorm):
     Raises:
         ValueError: an argument is out of its range.
 
-    Reference: van Hasselt et al. 2016, arXiv:1602.07714; Hessel et al. 2018, arXiv:1809.04474,
-    eq. 6; in multi-agent PPO, Yu et al. 2021, arXiv:2103.01955, sec. 5.1.
+    Reference: van Hasselt et al. 2016, arXiv:1602.07714; Hessel et al. 2018, arXiv:1809.04474;
+    in multi-agent PPO, Yu et al. 2021, arXiv:2103.01955, sec. 5.1.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_mean_sq")

@@ -75,6 +75,19 @@ def test_values_are_normalised_as_torchrls(norm, dtype, given):
     ours.value_norm.load_state_dict(theirs.value_norm.state_dict())
 
 
+@given_or_not
+def test_a_mask_of_steps_is_torchrls(given):
+    """Where advantages are not normalised, which is over other steps there."""
+    networks = team()
+    data = team_steps(networks[0], given=given)
+    data["collector", "mask"] = torch.rand(4, 5) < 0.7
+    if not given:  # steps that are hidden are a sequence's last
+        data["collector", "mask"] = torch.arange(5) < torch.tensor([[5], [3], [4], [1]])
+        ends = ~data["collector", "mask"].roll(-1, 1) | (torch.arange(5) == 4)
+        data["next", "done"] |= ends.unsqueeze(-1)
+    assert_parity(*both(networks, normalize_advantage=False), data, metrics=False)
+
+
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "apart"])
 def test_a_copy_of_the_actor_moves_and_is_kept(share):
     """TorchRL's networks compute with a TensorDict of their own."""
