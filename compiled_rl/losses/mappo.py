@@ -124,7 +124,7 @@ class MAPPOLoss(ClipPPOLoss):
         norm = self.value_norm
         columns = {name: getattr(steps, name) for name in _VALUES}
         columns = {name: x.unsqueeze(-1) for name, x in columns.items() if x is not None}
-        if norm.training and torch.is_grad_enabled():
+        if self.training and norm.training and torch.is_grad_enabled():
             _update(norm, columns["value_target"], steps.mask)
         return steps._replace(
             **{name: norm.normalize(x).squeeze(-1) for name, x in columns.items()}

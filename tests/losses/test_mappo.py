@@ -180,6 +180,9 @@ def test_statistics_move_in_training_only(norm):
     loss.train()
     loss.value_norm.eval()
     loss(data)
+    loss.train()
+    loss.training = False  # of the loss itself alone
+    loss(data)
     torch.testing.assert_close(statistics(loss), start)
     loss.train()
     loss(data)
