@@ -104,7 +104,7 @@ class MAPPOLoss(ClipPPOLoss):
         """One of each kind for every agent, ``[*B, T, n, 1]``."""
         each, team = (*log_prob.shape, 1), (*log_prob.shape[:-1], 1)
         for name, x in found.items():
-            if x.shape not in (each, team):
+            if x.shape != each and x.shape != team:  # not `in`: see ``per_step``
                 raise ValueError(
                     f"{self.name}: `{name}` must be each agent's, of shape {list(each)}, or the "
                     f"team's, {list(team)}, got {list(x.shape)}"
