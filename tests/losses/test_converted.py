@@ -215,5 +215,7 @@ def test_networks_of_several_agents_are_held_out_and_not_stacked():
     assert all(x.grad is None for x in agents.parameters())
     assert all(x.grad is not None for x in heads[1].parameters())
     assert [(name, id(x)) for name, x in loss.named_parameters()] == before
-    with pytest.raises(NotImplementedError, match="no TensorDictParams .*, got one at `module.par"):
+    with pytest.raises(
+        NotImplementedError, match=r"no TensorDictParams .*, got one at `module.par"
+    ):
         loss.convert_to_functional(agents, "others", expand_dim=2)
