@@ -43,10 +43,14 @@ def parameters_of(
         held_out: dotted names of those of which the values are there and no gradient.
     """
     view: ParameterView = ParameterView.from_module(network)
-    for name in {*shared, *held_out}:
-        key = tuple(name.split("."))
-        x = view[key].detach() if name in held_out else view[key]
-        view[key] = x if size is None or name not in shared else x.expand(size, *x.shape)
+
+    def seen(key: Any, x: Tensor) -> Tensor:
+        name = key if isinstance(key, str) else ".".join(key)
+        x = x.detach() if name in held_out else x
+        return x if size is None or name not in shared else x.expand(size, *x.shape)
+
+    if shared or held_out:
+        view = view.named_apply(seen, nested_keys=True)
     if size is not None:
         view.batch_size = [size]
     return view

@@ -53,9 +53,10 @@ class Ensemble(nn.Module):
             shared: see the class.
         """
         ensemble = cls([network] * size, shared)
+        held = dict(tensors_of(network))
         for name, stacked in ensemble.members().items():
-            own = network.get_parameter(name).detach() if stacked.requires_grad else None
-            if own is not None:
+            if stacked.requires_grad:
+                own = held[name].detach()
                 stacked.data.uniform_(float(own.min()), float(own.max()))
         return ensemble
 

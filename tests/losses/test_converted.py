@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
+from torchrl.modules import MultiAgentMLP
 
 import compiled_rl
 from tests.losses.tutorial import PEER, ddpg_loss, networks
@@ -196,3 +198,24 @@ def test_what_is_not_annotated_is_taken(recwarn):
         loss.convert_to_functional(nn.Linear(2, 1), "critic", create_target_params=True)
         assert loss.critic_params["weight"] is loss.critic.weight
     assert len(recwarn) == 0
+
+
+def test_networks_of_several_agents_are_held_out_and_not_stacked():
+    """They have a TensorDictParams, of which another TensorDict is not made a part."""
+    options = {"centralised": False, "share_params": False, "depth": 1, "num_cells": 3}
+    agents = TensorDictModule(MultiAgentMLP(4, 3, 2, **options), ["x"], ["hidden"])
+    heads = [TensorDictModule(nn.Linear(3, 1), ["hidden"], [name]) for name in ("a", "v")]
+    actor, critic = (TensorDictSequential(agents, head) for head in heads)
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(actor, "actor")
+    loss.convert_to_functional(critic, "critic", compare_against=actor.parameters())
+    before = [(name, id(x)) for name, x in loss.named_parameters()]
+    with loss.critic_params.to_module(loss.critic):
+        loss.critic(TensorDict({"x": torch.ones(6, 2, 4)}, [6]))["v"].sum().backward()
+    assert all(x.grad is None for x in agents.parameters())
+    assert all(x.grad is not None for x in heads[1].parameters())
+    assert [(name, id(x)) for name, x in loss.named_parameters()] == before
+    with pytest.raises(
+        NotImplementedError, match=r"no TensorDictParams .*, got one at `module.par"
+    ):
+        loss.convert_to_functional(agents, "others", expand_dim=2)
