@@ -212,6 +212,14 @@ def test_outputs_of_off_policy_losses_have_torchrls_order(make: Any, monkeypatch
     assert list(ours.out_keys) == list(make().out_keys)
 
 
+def test_links_lead_somewhere() -> None:
+    folder = Path(__file__).parent.parent / "docs"
+    for page, anchor in re.findall(r"\]\(([\w.]+)#?([\w-]*)\)", PAGE):
+        titles = re.findall(r"^#+ (.*)$", (folder / page).read_text(), re.MULTILINE)
+        slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert not anchor or anchor in slugs
+
+
 def code() -> list[str]:
     return re.findall(r"```python\n(.*?)```", section("What to change"), re.DOTALL)
 
