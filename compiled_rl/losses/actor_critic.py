@@ -21,7 +21,7 @@ from compiled_rl.losses.arguments import (
     check_distance,
     one_spelling,
 )
-from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.declared import DeclaredLoss
 from compiled_rl.losses.dtypes import widened
 
 _FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
@@ -83,7 +83,7 @@ class EntropyOptions(ActorCriticOptions, total=False):
     critic_coef: Optional[float]
 
 
-class ActorCriticLoss(LossModule):
+class ActorCriticLoss(DeclaredLoss):
     """A loss of a policy and, most of the time, a critic, on recorded steps.
 
         loss_critic  = critic_coeff * distance(value, value_target)
@@ -219,7 +219,7 @@ class ActorCriticLoss(LossModule):
     ) -> None:
         self.default_keys["action"] = one_or_several(self._actor.action_keys)
         self.default_keys["sample_log_prob"] = one_or_several(self._actor.log_prob_keys)
-        self.tensor_keys = dict(self.default_keys)
+        self.tensor_keys = self.tensor_keys | self.default_keys
         given = {"advantage": advantage, "value_target": value_target, "value": value}
         self.set_keys(**{name: key for name, key in given.items() if key is not None})
 

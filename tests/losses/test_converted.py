@@ -52,8 +52,8 @@ def test_what_is_refused():
         loss.convert_to_functional({}, "actor")
     with pytest.raises(NotImplementedError, match=r"`expand_dim` must be None, got 2"):
         loss.convert_to_functional(nn.Linear(1, 1), "actor", expand_dim=2)
-    with pytest.raises(AttributeError, match=r"`module_name` must be .* free, got 'evaluate'"):
-        loss.convert_to_functional(nn.Linear(1, 1), "evaluate")
+    with pytest.raises(AttributeError, match=r"`module_name` must be .* free, got 'forward'"):
+        loss.convert_to_functional(nn.Linear(1, 1), "forward")
     with pytest.raises(AttributeError, match="no network for `actor_params`"):
         _ = loss.actor_params
     with pytest.raises(AttributeError, match="gamma"):
