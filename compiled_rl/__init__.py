@@ -16,6 +16,7 @@ _HOME = {
     "KLPENPPOLoss": "compiled_rl.losses",
     "LossModule": "compiled_rl.losses",
     "PPOLoss": "compiled_rl.losses",
+    "QMixerLoss": "compiled_rl.losses",
     "ReinforceLoss": "compiled_rl.losses",
     "SACLoss": "compiled_rl.losses",
     "TD3Loss": "compiled_rl.losses",

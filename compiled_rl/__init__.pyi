@@ -26,6 +26,7 @@ from compiled_rl.losses import DQNLoss as DQNLoss
 from compiled_rl.losses import KLPENPPOLoss as KLPENPPOLoss
 from compiled_rl.losses import LossModule as LossModule
 from compiled_rl.losses import PPOLoss as PPOLoss
+from compiled_rl.losses import QMixerLoss as QMixerLoss
 from compiled_rl.losses import ReinforceLoss as ReinforceLoss
 from compiled_rl.losses import SACLoss as SACLoss
 from compiled_rl.losses import TD3Loss as TD3Loss

@@ -109,6 +109,12 @@ _RATIO = _of("normal", "B", "log_prob", "behavior_log_prob")
 _SURROGATE = _RATIO | _of("normal", "B", "advantage")
 _WEIGHTED = _SURROGATE | _of("normal", "B", "log_weight")
 _ATOMS = {"support": torch.linspace(-1.5, 2.0, ACTIONS, dtype=torch.float64)}
+_MIXED = (
+    _of("normal", "B A", "local_value")
+    | _of("normal", "B A K", "hidden_weight")
+    | _of("normal", "B K", "hidden_bias", "last_weight")
+    | _of("normal", "B", "last_bias")
+)
 _KL = {"kl": ("positive", "B")}
 _PROXIMAL = _RATIO | _of("normal", "B", "proximal_log_prob")
 _VALUES = _of("normal", "B", "value", "value_target")
@@ -378,6 +384,8 @@ CASES = [
         _LOGITS | {"target_probs": ("probs", "B A")},
         ("logits", "target_probs"),
     ),
+    _case("vdn_mix", _of("normal", "B A", "local_value"), ("local_value",)),
+    _case("monotonic_mix", _MIXED, tuple(_MIXED)),
     _case("reduce", _of("normal", "B", "x"), ("x",), **_BATCHWISE),
     _case("reduce mean masked", _of("normal", "B", "x") | _MASK, ("x",), **_BATCHWISE),
     _case(

@@ -1,7 +1,7 @@
 """The plain form of a network: its calls over a dict of tensors, whatever wraps them."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,11 @@ class PlainForm(nn.Module):
                 needed = (needed - step.computed()) | set(step.in_keys)
                 steps.insert(0, step)
         self._take(steps)
+
+    def supplied(self, *keys: Key) -> Self:
+        """Take these keys from the owner, which puts them into the data: they are no inputs."""
+        self.in_keys = tuple(key for key in self.in_keys if key not in keys)
+        return self
 
     def used(self) -> set[nn.Parameter]:
         """The parameters of the steps that are made; of others the network may have more."""

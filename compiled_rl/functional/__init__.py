@@ -38,6 +38,7 @@ from compiled_rl.functional.metrics import (
     kl_k1,
     kl_k3,
 )
+from compiled_rl.functional.mixing import monotonic_mix, vdn_mix
 from compiled_rl.functional.multi_categorical import (
     multi_categorical_entropy,
     multi_categorical_kl,
@@ -132,6 +133,7 @@ __all__ = [
     "kl_k3",
     "linear_recurrence",
     "linear_schedule",
+    "monotonic_mix",
     "multi_agent_gae",
     "multi_categorical_entropy",
     "multi_categorical_kl",
@@ -175,5 +177,6 @@ __all__ = [
     "upgo_return",
     "value_loss",
     "variance",
+    "vdn_mix",
     "vtrace",
 ]

@@ -11,6 +11,7 @@ from compiled_rl.losses.off_policy import OffPolicyLoss
 from compiled_rl.losses.ppo import PPOLoss
 from compiled_rl.losses.ppo_clip import ClipPPOLoss
 from compiled_rl.losses.ppo_kl_penalty import KLPENPPOLoss
+from compiled_rl.losses.qmixer import QMixerLoss
 from compiled_rl.losses.reinforce import ReinforceLoss
 from compiled_rl.losses.sac import SACLoss
 from compiled_rl.losses.td3 import TD3Loss
@@ -27,6 +28,7 @@ __all__ = [
     "LossModule",
     "OffPolicyLoss",
     "PPOLoss",
+    "QMixerLoss",
     "ReinforceLoss",
     "SACLoss",
     "TD3Loss",

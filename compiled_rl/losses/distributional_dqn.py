@@ -17,9 +17,10 @@ from compiled_rl.functional import (
 )
 from compiled_rl.functional.scalars import where_valid
 from compiled_rl.kernels.checks import check_floating
+from compiled_rl.losses.action_values import LOSS
 from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.off_policy import TD_ERROR
-from compiled_rl.losses.q_network import INPUTS, LOSS, QNetworkLoss
+from compiled_rl.losses.q_network import INPUTS, QNetworkLoss
 from compiled_rl.modules import Categorical, ExpectedActionValue
 from compiled_rl.modules.coefficients import holds
 

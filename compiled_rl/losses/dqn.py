@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field
-from compiled_rl.functional import chosen_action_value, distance_loss, reduce
+from compiled_rl.functional import chosen_action_value
+from compiled_rl.losses.action_values import FITTED
 from compiled_rl.losses.arguments import check_options
-from compiled_rl.losses.off_policy import TD_ERROR, OffPolicyOptions, squared_error
-from compiled_rl.losses.q_network import INPUTS, LOSS, QNetworkLoss
+from compiled_rl.losses.off_policy import OffPolicyOptions
+from compiled_rl.losses.q_network import INPUTS, QNetworkLoss
 
 
 class DQNLoss(QNetworkLoss):
@@ -42,12 +43,7 @@ class DQNLoss(QNetworkLoss):
     fields: tuple[Field, ...] = (
         *INPUTS,
         Field("value", "chosen_action_value", "computed", "", "of the network; not needed"),
-        Field("advantage", "advantage", "computed", "", "of an estimator; not computed"),
-        Field("value_target", "value_target", "computed", "", "of an estimator; not written"),
-        LOSS,
-        Field("pred_value", "pred_value", "metric", "[*B]", "the network's value"),
-        Field("target_value", "target_value", "metric", "[*B]", "what it should be"),
-        TD_ERROR,
+        *FITTED,
     )
     fixed: ClassVar[tuple[str, ...]] = (*QNetworkLoss.fixed, "double_dqn")
 
@@ -73,19 +69,8 @@ class DQNLoss(QNetworkLoss):
         """The loss and metrics by name; see the class."""
         data = self.select_valid(data)
         action_value = self.values(self._network, data)
-        batch = action_value.shape[:-1]
-        mask, weight = self.mask(data, batch), self.weight(data, batch)
-        self.transition(data, batch)
-        action = self.recorded_action(data, batch, action_value.shape[-1])
-        value = chosen_action_value(action_value, action)
-        target = self.td_target(data, batch, self._next_value(data), mask)
-        loss = distance_loss(value, target, self.loss_function)
-        return {
-            "loss": reduce(loss, mask, self.reduction, weight),
-            "pred_value": value.detach(),
-            "target_value": target.detach(),
-            "td_error": squared_error(value, target, mask),
-        }
+        action = self.recorded_action(data, action_value.shape[:-1], action_value.shape[-1])
+        return self.fitted(data, chosen_action_value(action_value, action), self._next_value(data))
 
     @torch.no_grad()
     def _next_value(self, data: Data) -> Tensor:

@@ -27,6 +27,7 @@ from compiled_rl.modules.heads import (
     StateIndependentScale,
     ValueHead,
 )
+from compiled_rl.modules.mixers import QMixer, VDNMixer
 from compiled_rl.modules.normalizer import ObservationNormalizer
 from compiled_rl.modules.policy import ActionOutput, Policy
 from compiled_rl.modules.q_policy import ExpectedActionValue, QPolicy, action_family
@@ -56,6 +57,7 @@ __all__ = [
     "ObservationNormalizer",
     "OneHotCategorical",
     "Policy",
+    "QMixer",
     "QPolicy",
     "Reads",
     "StateDependentScale",
@@ -63,6 +65,7 @@ __all__ = [
     "TanhDeterministic",
     "TanhNormal",
     "TruncatedNormal",
+    "VDNMixer",
     "ValueHead",
     "action_family",
     "family_of",

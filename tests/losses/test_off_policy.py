@@ -19,12 +19,15 @@ from compiled_rl.testing import assert_compiles_once
 from tests.losses.networks import as_keywords
 from tests.losses.parity import TOLERANCE
 from tests.losses.q_networks import C51_SUBJECTS, Q_SUBJECTS
+from tests.losses.team_networks import TEAM_SUBJECTS
 from tests.losses.transitions import SUBJECTS, Subject
 
-ESTIMATING = SUBJECTS | Q_SUBJECTS
+ESTIMATING = SUBJECTS | Q_SUBJECTS | TEAM_SUBJECTS
+WEIGHTED = SUBJECTS | Q_SUBJECTS | C51_SUBJECTS  # by TorchRL, too
 ALL = ESTIMATING | C51_SUBJECTS
 every_loss = pytest.mark.parametrize("subject", ALL.values(), ids=ALL)
 every_estimating_loss = pytest.mark.parametrize("subject", ESTIMATING.values(), ids=ESTIMATING)
+every_weighted_loss = pytest.mark.parametrize("subject", WEIGHTED.values(), ids=WEIGHTED)
 estimators = pytest.mark.parametrize("estimator", ["TD0", "TD1", "TDLambda"])
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
@@ -114,7 +117,7 @@ def test_outputs_and_gradients_are_the_peers(subject, estimator, dtype):
     assert_parity(ours, theirs, subject, subject.data(4, 6, dtype=dtype))
 
 
-@every_loss
+@every_weighted_loss
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_reductions_and_weights_are_the_peers(subject, reduction, weighted):
@@ -125,7 +128,7 @@ def test_reductions_and_weights_are_the_peers(subject, reduction, weighted):
     assert_parity(ours, theirs, subject, data)
 
 
-@every_loss
+@every_weighted_loss
 def test_weighted_means_are_the_peers(subject):
     ours, theirs = pair(subject, "TD0", torch.float64)
     data = subject.data(10, dtype=torch.float64)
@@ -290,7 +293,10 @@ def test_what_is_missing_is_named(subject, missing):
 def test_states_entered_of_another_batch_are_refused(subject):
     loss = subject.ours()
     given = keywords(loss, with_noise(loss, subject.data(6)))
-    for entered in (given["next_observation"][:1], given["next_observation"].expand(6, 6, -1)):
+    for entered in (
+        given["next_observation"][:1],
+        given["next_observation"].expand(6, *given["next_observation"].shape),
+    ):
         with pytest.raises(ValueError, match=r"must (be|have)"):
             loss(given | {"next_observation": entered})
 
@@ -299,8 +305,9 @@ def test_states_entered_of_another_batch_are_refused(subject):
 def test_every_key_of_the_peers_can_be_set(subject):
     loss = subject.ours()
     accepted = getattr(torchrl, subject.loss)._AcceptedKeys
+    of_networks = ("action", "action_value", "state_action_value", "local_value", "global_value")
     for field in dataclasses.fields(accepted):
-        if field.name not in ("action", "action_value", "state_action_value"):  # the networks' own
+        if field.name not in of_networks:
             loss.set_keys(**{field.name: field.default or "elsewhere"})
     loss(subject.data(6))
 

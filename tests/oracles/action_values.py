@@ -47,3 +47,18 @@ def categorical_cross_entropy(logits, target_probs):
     for row, target in rows(logits, target_probs):
         out.append(-sum(t * math.log(p) for t, p in zip(target, probabilities(row), strict=True)))
     return (out,)
+
+
+def vdn_mix(local_value):
+    return ([math.fsum(values) for (values,) in rows(local_value)],)
+
+
+def monotonic_mix(local_value, hidden_weight, hidden_bias, last_weight, last_bias):
+    out = []
+    inputs = (local_value, hidden_weight, hidden_bias, last_weight, last_bias)
+    for values, weight, bias, last, total in rows(*inputs):
+        for e, b in enumerate(bias):
+            x = b + math.fsum(q * abs(w[e]) for q, w in zip(values, weight, strict=True))
+            total += abs(last[e]) * (x if x > 0 else math.exp(x) - 1)
+        out.append(total)
+    return (out,)
