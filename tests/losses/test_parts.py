@@ -88,7 +88,9 @@ def test_a_critics_part_is_the_peers(name: str, count: int, clip_value: Any) -> 
     for x, y in zip(mine, expected, strict=True):
         torch.testing.assert_close(x, y if y is None or y.dim() != 1 else y.squeeze(0))
     a = gradients(mine[0].sum(), ours.critic_network)
-    b = torch.autograd.grad(expected[0].sum(), list(theirs.critic_network_params.values(True, True)))
+    b = torch.autograd.grad(
+        expected[0].sum(), list(theirs.critic_network_params.values(True, True))
+    )
     assert sorted(x.sum().item() for x in a) == pytest.approx(sorted(x.sum().item() for x in b))
     assert ours.reduction == "mean"
     assert ours.training
