@@ -28,7 +28,6 @@ import compiled_rl
 from benchmarks.timing import Row, measure, one_thread, save, show
 from benchmarks.transitions import SUBJECTS as OFF_POLICY
 from benchmarks.transitions import Subject as OffPolicy
-from benchmarks.transitions import make_transitions
 from benchmarks.workload import (
     BATCHES,
     OPTIONS,
@@ -102,7 +101,7 @@ def _contenders(subject: Subject, size: int) -> dict[str, Step]:
 
 
 def _off_policy(subject: OffPolicy, size: int) -> dict[str, Step]:
-    data = make_transitions(size, subject.name == "DQNLoss")
+    data = subject.data(size)
     losses = {
         name: subject.wrapped(library)
         for library, names in ((torchrl, ("torchrl", "torchrl-compiled")), (compiled_rl, OURS))

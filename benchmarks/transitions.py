@@ -12,9 +12,10 @@ from torchrl import modules
 import compiled_rl
 from benchmarks.workload import ACTION, OBSERVATION, mlp
 from compiled_rl import Policy
-from compiled_rl.modules import StateDependentScale, TanhNormal
+from compiled_rl.modules import QMixer, StateDependentScale, TanhNormal
 
 CHOICES = 4  # of actions, in DQN
+AGENTS, AGENT_CHOICES, STATE, EMBEDDING = 4, 5, 32, 32  # in QMIX
 
 
 class Critic(nn.Module):
@@ -46,6 +47,12 @@ def action_values() -> tuple[nn.Module, ...]:
     return (mlp(CHOICES),)
 
 
+def team() -> tuple[nn.Module, ...]:
+    """The values of all actions of each agent, and their mixer."""
+    torch.manual_seed(0)
+    return mlp(AGENT_CHOICES), QMixer((STATE,), EMBEDDING, AGENTS)
+
+
 def wrapped(*networks: nn.Module) -> tuple[nn.Module, ...]:
     """The same networks as TorchRL's users wrap them."""
     first, *critics = networks
@@ -53,6 +60,23 @@ def wrapped(*networks: nn.Module) -> tuple[nn.Module, ...]:
         return (modules.QValueActor(first, in_keys=["observation"], action_space="one_hot"),)
     actor = _wrapped_policy(first) if isinstance(first, Policy) else modules.Actor(first)
     return actor, modules.ValueOperator(critics[0], in_keys=["observation", "action"])
+
+
+def wrapped_team(network: nn.Module, mixer: nn.Module) -> tuple[nn.Module, ...]:
+    """Likewise, with TorchRL's mixer."""
+    theirs = modules.QMixer((STATE,), EMBEDDING, AGENTS, device=None)
+    theirs.load_state_dict(mixer.state_dict())
+    keys = {name: ("agents", name) for name in ("action_value", "action", "chosen_action_value")}
+    actor = modules.SafeSequential(
+        TensorDictModule(network, [("agents", "observation")], [keys["action_value"]]),
+        modules.QValueModule(
+            "categorical",
+            action_value_key=keys["action_value"],
+            out_keys=[keys["action"], keys["action_value"], keys["chosen_action_value"]],
+        ),
+    )
+    reads = [keys["chosen_action_value"], "state"]
+    return actor, TensorDictModule(theirs, reads, ["chosen_action_value"])
 
 
 def _wrapped_policy(policy: Policy) -> nn.Module:
@@ -64,6 +88,40 @@ def _wrapped_policy(policy: Policy) -> nn.Module:
     )
 
 
+def continuous(size: int) -> TensorDict:
+    """What some policy did, whose actions are numbers."""
+    torch.manual_seed(1)
+    data = _steps(size, {"observation": (OBSERVATION,)})
+    return data.set("action", torch.rand(size, ACTION) * 2 - 1)
+
+
+def one_hot(size: int) -> TensorDict:
+    """Whose actions are one of some."""
+    torch.manual_seed(1)
+    data = _steps(size, {"observation": (OBSERVATION,)})
+    chosen = nn.functional.one_hot(torch.randint(CHOICES, (size,)), CHOICES)
+    return data.set("action", chosen)
+
+
+def of_team(size: int) -> TensorDict:
+    """What some team did."""
+    torch.manual_seed(1)
+    data = _steps(size, {("agents", "observation"): (AGENTS, OBSERVATION), "state": (STATE,)})
+    return data.set(("agents", "action"), torch.randint(AGENT_CHOICES, (size, AGENTS)))
+
+
+def _steps(size: int, observed: Mapping[Any, tuple[int, ...]]) -> TensorDict:
+    """Transitions without actions; ``observed`` are the shapes of what is seen."""
+    done = torch.rand(size, 1) < 0.1
+    data = TensorDict({}, [size])
+    for key, shape in observed.items():
+        data[key] = torch.randn(size, *shape)
+        data["next", *((key,) if isinstance(key, str) else key)] = torch.randn(size, *shape)
+    entered = {"reward": torch.randn(size, 1), "done": done, "terminated": done}
+    data["next"].update(entered)
+    return data
+
+
 class Subject(NamedTuple):
     """A loss, which both libraries call by the same name, and what has an optimiser each."""
 
@@ -71,6 +129,8 @@ class Subject(NamedTuple):
     networks: Callable[[], tuple[nn.Module, ...]]
     parts: tuple[str, ...]
     arguments: Mapping[str, Any] = {}
+    data: Callable[[int], TensorDict] = continuous
+    wrap: Callable[..., tuple[nn.Module, ...]] = wrapped
 
     def plain(self) -> nn.Module:
         """Ours of plain networks."""
@@ -78,7 +138,7 @@ class Subject(NamedTuple):
 
     def wrapped(self, library: Any) -> nn.Module:
         """That of a library, of wrapped networks."""
-        return getattr(library, self.name)(*wrapped(*self.networks()), **self.arguments)
+        return getattr(library, self.name)(*self.wrap(*self.networks()), **self.arguments)
 
     def optimizers(self, loss: nn.Module) -> list[torch.optim.Optimizer]:
         """An Adam a part, found by the names of our parameters, with which theirs begin, too."""
@@ -96,25 +156,13 @@ SUBJECTS = [
         ("actor_", "qvalue_", "log_alpha"),
         {"target_entropy": -float(ACTION)},
     ),
-    Subject("DQNLoss", action_values, ("value_",), {"action_space": "one_hot"}),
+    Subject("DQNLoss", action_values, ("value_",), {"action_space": "one_hot"}, one_hot),
+    Subject(
+        "QMixerLoss",
+        team,
+        ("",),  # one optimiser for both networks
+        {"action_space": "categorical"},
+        of_team,
+        wrapped_team,
+    ),
 ]
-
-
-def make_transitions(size: int, one_hot: bool) -> TensorDict:
-    """What some policy did."""
-    torch.manual_seed(1)
-    done = torch.rand(size, 1) < 0.1
-    chosen = nn.functional.one_hot(torch.randint(CHOICES, (size,)), CHOICES)
-    return TensorDict(
-        {
-            "observation": torch.randn(size, OBSERVATION),
-            "action": chosen if one_hot else torch.rand(size, ACTION) * 2 - 1,
-            "next": {
-                "observation": torch.randn(size, OBSERVATION),
-                "reward": torch.randn(size, 1),
-                "done": done,
-                "terminated": done,
-            },
-        },
-        [size],
-    )

@@ -24,7 +24,7 @@ from torchrl import objectives as torchrl
 
 import compiled_rl
 from benchmarks.timing import Row, measure, one_thread, save, show
-from benchmarks.transitions import SUBJECTS, Subject, make_transitions
+from benchmarks.transitions import SUBJECTS, Subject
 from benchmarks.workload import (
     BATCHES,
     OPTIONS,
@@ -60,7 +60,7 @@ def main(quick: bool = False, json: Optional[Path] = None) -> None:
 
 
 def _off_policy(subject: Subject, size: int) -> dict[str, Step]:
-    data = make_transitions(size, subject.name == "DQNLoss")
+    data = subject.data(size)
     tensors = dict(data.flatten_keys("_").items())
     return {
         "torchrl": _torchrl_delayed(subject, data.clone(), compiled=False),

@@ -26,6 +26,11 @@ ARTEFACTS = {
 }
 
 
+def heed_interrupts() -> None:
+    """What runs in the background of a shell ignores them, and its children do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(out: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "examples.demo", "--out", str(out), *arguments]
     return subprocess.Popen(
@@ -35,6 +40,7 @@ def start(out: Path, *arguments: str) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "COLUMNS": "100"},
+        preexec_fn=heed_interrupts,
     )
 
 

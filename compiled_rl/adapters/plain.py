@@ -10,7 +10,7 @@ from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
 from compiled_rl.adapters.steps import START, Step, inputs_of, plain_step, policy_step
 from compiled_rl.modules import Ensemble, Policy
-from compiled_rl.modules.calls import call_with, slots_of
+from compiled_rl.modules.calls import call_with, parameters_at, slots_of
 from compiled_rl.modules.ensemble import each_of
 
 
@@ -95,7 +95,7 @@ class PlainForm(nn.Module):
             data: the inputs.
             params: to take instead of the network's own: by name, or a TensorDict of them.
         """
-        named: dict[str, Tensor] = dict(self.network.named_parameters())
+        named = self._own()
         if params is not None:
             named = self._checked(flat_parameters(params), set(named))
         return self._held_out(data, named)
@@ -105,11 +105,14 @@ class PlainForm(nn.Module):
 
         Without names only the inputs are, which another network may have computed.
         """
-        named: dict[str, Tensor] = {
-            name: p for name, p in self.network.named_parameters() if name in names
-        }
+        named = {name: p for name, p in self._own().items() if name in names}
         inputs = {key: data[key].detach() for key in self.in_keys if key in data}
         return self._held_out(inputs, named)
+
+    def _own(self) -> dict[str, Tensor]:
+        """The network's parameters."""
+        found = parameters_at(self, self._slots)
+        return {name.removeprefix("network."): p for name, p in found.items()}
 
     def _held_out(self, data: Data, named: dict[str, Tensor]) -> Data:
         """The parameters come from the module at the call: a functional call around it works."""

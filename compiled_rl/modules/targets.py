@@ -1,9 +1,11 @@
 """Frozen copies of networks."""
 
 import copy
-from typing import Optional
+from typing import Any, Optional
 
 from torch import Tensor, nn
+
+from compiled_rl.modules.calls import holds_tensordict
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -17,6 +19,9 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     frozen = copy.deepcopy(network).eval()
     made: dict[Tensor, Tensor] = {}
     for module in frozen.modules():
+        if holds_tensordict(module):
+            _freeze_collection(module, made)
+            continue
         for name, parameter in list(module._parameters.items()):
             _freeze(module, name, parameter, made)
         if isinstance(module, nn.RNNBase):
@@ -32,3 +37,11 @@ def _freeze(
     if parameter is not None:
         parameter = made.setdefault(parameter, parameter.detach())
     module.register_buffer(name, parameter)
+
+
+def _freeze_collection(collection: Any, made: dict[Tensor, Tensor]) -> None:
+    """Likewise in a TensorDictParams, which registers what its TensorDict holds."""
+    collection._param_td = collection._param_td.apply(
+        lambda x: made.setdefault(x, nn.Buffer(x.detach()))
+    )
+    collection._reset_params()

@@ -1,5 +1,6 @@
 """Teams as TorchRL's users make them: the agents' values, a mixer, and what they recorded."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
 
@@ -30,10 +31,15 @@ FLAT: dict[str, Key] = {
 
 
 def agents(
-    space: str, keys: dict[str, Key], observation: Key, var_nums: Any = None, mask: Any = None
+    space: str,
+    keys: dict[str, Key],
+    observation: Key,
+    var_nums: Any = None,
+    mask: Any = None,
+    network: Callable[[int], nn.Module] = mlp,
 ) -> nn.Module:
-    """One network for all agents, and TorchRL's choice among its values."""
-    values = TensorDictModule(mlp(ACTIONS), [observation], [keys["action_value"]])
+    """A network of the agents, one for all of them, and TorchRL's choice among its values."""
+    values = TensorDictModule(network(ACTIONS), [observation], [keys["action_value"]])
     out_keys = [keys[name] for name in ("action", "action_value", "local_value")]
     choice = QValueModule(
         space,

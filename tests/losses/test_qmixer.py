@@ -13,7 +13,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl import objectives as torchrl
 from torchrl.data import Categorical, Composite, OneHot
-from torchrl.modules import QMixer, QValueActor, QValueModule, SafeSequential
+from torchrl.modules import MultiAgentMLP, QMixer, QValueActor, QValueModule, SafeSequential
 
 from compiled_rl import QMixerLoss, QPolicy, SoftUpdate, UpdateStep
 from compiled_rl import modules as ours
@@ -24,7 +24,7 @@ from tests.losses import team_networks as t
 from tests.losses.q_networks import ACTIONS, index, index_column, mlp, one_hot
 from tests.losses.test_dqn import VALUES, Table
 from tests.losses.test_off_policy import assert_parity, gradients, keywords, pair
-from tests.losses.transitions import Subject
+from tests.losses.transitions import OBSERVATION, Subject
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 ALLOWED = ("next", "agents", "action_mask")
@@ -179,6 +179,37 @@ def test_every_kind_of_network_is_one_computation():
     for name, loss in made.items():
         torch.testing.assert_close(loss(**keywords(loss, data)), expected, msg=name)
     assert "local_value_network.0.weight" in made["policy"].state_dict()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
+def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
+    def network(actions: int) -> nn.Module:
+        torch.manual_seed(0)
+        sizes = {"n_agent_inputs": OBSERVATION, "n_agent_outputs": actions, "n_agents": t.AGENTS}
+        return MultiAgentMLP(**sizes, centralized=False, share_params=shared, depth=1, num_cells=8)
+
+    observation = ("agents", "observation")
+    networks = partial(t.team, "qmix", "categorical", t.KEYS, observation, network=network)
+    subject = Subject("QMixerLoss", networks, "loss", {"action_space": "categorical"})
+    mine, theirs = pair(subject, "TD0", torch.float32)
+    assert_parity(mine, theirs, subject, steps(4, 6))
+    updater = SoftUpdate(mine, tau=0.5)
+    before = {name: x.clone() for name, x in mine.state_dict().items()}
+    update = UpdateStep(
+        mine, torch.optim.Adam(mine.parameters()), mode="eager", target_updater=updater
+    )
+    update(steps(8))
+    still = {name for name, x in mine.state_dict().items() if torch.equal(x, before[name])}
+    assert not any(name.removeprefix("target_").startswith("local_value") for name in still)
+
+
+def test_torchrl_needs_its_wrappers():
+    """It looks for a plain network's observation elsewhere, and gives a plain mixer no state."""
+    agents, said = t.agents("categorical", t.KEYS, ("agents", "observation")), "categorical"
+    with pytest.raises(KeyError, match="observation"):
+        torchrl.QMixerLoss(mlp(ACTIONS), t.mixer("vdn", t.KEYS), action_space=said)(steps(6))
+    with pytest.raises(TypeError, match=r"Arguments to module\.forward are"):
+        torchrl.QMixerLoss(agents, QMixer(t.STATE, t.EMBEDDING, t.AGENTS, "cpu"), action_space=said)
 
 
 def test_what_a_specification_says_of_the_agents_is_enough():
@@ -348,11 +379,16 @@ def test_an_index_may_come_in_a_column():
 
 
 def test_a_mixer_that_reads_other_values_is_refused_until_its_key_is_set():
-    keys = t.KEYS | {"local_value": ("agents", "worth")}
+    """TorchRL's takes what was recorded there, and the agents learn nothing."""
     agents = t.agents("categorical", t.KEYS, ("agents", "observation"))
-    loss = QMixerLoss(agents, t.mixer("qmix", keys))
-    data = steps(6)
-    data["agents", "worth"] = torch.zeros(6, t.AGENTS, 1)  # it was recorded, perhaps
+    mixer = t.mixer("qmix", t.KEYS | {"local_value": ("agents", "worth")})
+    loss, data = QMixerLoss(agents, mixer), steps(6)
+    for place in (data, data["next"]):
+        place["agents", "worth"] = torch.zeros(6, t.AGENTS, 1)
+    theirs = torchrl.QMixerLoss(agents, mixer, action_space="categorical")
+    learning = list(theirs.local_value_network_params.values(True, True))
+    found = torch.autograd.grad(theirs(data.clone())["loss"], learning, allow_unused=True)
+    assert all(x is None for x in found)
     with pytest.raises(KeyError, match=r"the mixer must read the agents' values, .*it reads"):
         loss(data)
     with pytest.raises(KeyError, match="the mixer must read the agents' values"):

@@ -57,7 +57,9 @@ def test_eager_equals_a_loop_by_hand(optimiser, max_grad_norm):
                 torch.testing.assert_close(optimizer.state[a][name], slot, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "sgd with momentum"])
+@pytest.mark.parametrize(
+    "optimiser", ["adam", pytest.param("sgd with momentum", marks=pytest.mark.slow)]
+)
 def test_compiled_equals_a_loop_by_hand(optimiser):
     """Inductor, keyword tensors and TensorDicts, twenty steps, ragged batches."""
     loss, _, step = make(optimiser, max_grad_norm=0.1)
@@ -76,7 +78,7 @@ def test_compiled_equals_a_loop_by_hand(optimiser):
         assert not torch.equal(a, before)
 
 
-@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_shared_trunk_is_trained(mode):
     def shared():
         torch.manual_seed(0)
@@ -118,6 +120,7 @@ def test_many_steps_live_side_by_side(counted):
     assert counted.count == count
 
 
+@pytest.mark.slow
 def test_a_mask_may_come_and_go_with_the_batch_size(counted):
     loss, _, step = make("adam")
     twin, _, eager = make("adam", mode="eager")
@@ -172,7 +175,7 @@ def test_parameters_outside_the_optimiser_do_not_move():
     torch.testing.assert_close(loss.critic_network.state_dict(), held, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_frozen_parameters_do_not_move(mode, counted):
     loss, _, step = make("adam", mode=mode)
     frozen = loss.critic_network[0].weight.requires_grad_(False)
@@ -235,6 +238,7 @@ def test_what_was_replaced_is_noticed(counted):
         step(data)
 
 
+@pytest.mark.slow
 def test_a_users_function_may_be_replaced():
     """Only guards on libraries are dropped: what a user redefines is compiled again."""
     loss = ClipPPOLoss(plain_networks("normal")[0], Activated())
