@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from os import environ
 from types import FunctionType
-from typing import Any, ClassVar, Literal, Optional, Self
+from typing import Any, Literal, Optional, Self
 
 import torch
 from torch import Tensor
 
 from compiled_rl.adapters import Key
 from compiled_rl.adapters.dispatch import is_tensordict
-from compiled_rl.adapters.keys import AcceptsKeys, accepted_keys
-from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
+from compiled_rl.adapters.keys import accepted_keys
 from compiled_rl.losses.converted import ConvertedNetworks
+from compiled_rl.losses.estimating import EstimatingLoss
 from compiled_rl.losses.masked import MaskedLoss
-
-_ESTIMATED = ("advantage", "value_target", "value", "reward", "done", "terminated")
 
 
 class _Deterministic:
@@ -30,7 +28,7 @@ class _Deterministic:
         return DETERMINISTIC
 
 
-class LossModule(ConvertedNetworks, MaskedLoss, AcceptsKeys):
+class LossModule(ConvertedNetworks, EstimatingLoss, MaskedLoss):
     """A loss as a user writes it for TorchRL: networks by name, keys, a ``forward``.
 
     A subclass gives its networks to ``convert_to_functional``, makes its estimator in a
@@ -58,7 +56,6 @@ class LossModule(ConvertedNetworks, MaskedLoss, AcceptsKeys):
     class _AcceptedKeys:
         """The names that ``set_keys`` takes, and their default keys; none here."""
 
-    default_value_estimator: ClassVar[Optional[ValueEstimators]] = None
     deterministic_sampling_mode: Any = _Deterministic()
     _every_out_key: tuple[Key, ...] = ()  # where some were selected
     _follow: bool = False  # whether the targets have an updater, or that they have none was said
@@ -77,14 +74,6 @@ class LossModule(ConvertedNetworks, MaskedLoss, AcceptsKeys):
     ) -> None:
         super().__init__()
         self.take_reduction(reduction, loss_mask_key)
-        self.value_type: Any = self.default_value_estimator
-        self._value_estimator: Optional[ValueEstimatorBase] = None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "value_estimator":  # torch would make a child of it, past the property
-            LossModule.make_value_estimator(self, value)
-        else:
-            super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the networks; a frozen copy, ``target_...``, always is in that of use.
@@ -134,20 +123,6 @@ class LossModule(ConvertedNetworks, MaskedLoss, AcceptsKeys):
             short[name if name in self.default_keys else given] = key
         return short
 
-    def _forward_value_estimator_keys(self, **kwargs: Any) -> None:
-        """Give the estimator the keys that it shares with the loss; called when keys were set.
-
-        A loss whose names for them are others overrides it.
-        """
-        if self._value_estimator is not None:
-            shared = {
-                name: self.tensor_keys[name] for name in _ESTIMATED if name in self.tensor_keys
-            }
-            self._value_estimator.set_keys(**shared)
-        set_in_keys = getattr(self, "_set_in_keys", None)
-        if callable(set_in_keys):
-            set_in_keys()
-
     def select_out_keys(self, *names: str) -> Self:
         """Give these outputs only, in a TensorDict or in this order.
 
@@ -168,79 +143,8 @@ class LossModule(ConvertedNetworks, MaskedLoss, AcceptsKeys):
         for index, hook in list(self._forward_hooks.items()):
             if hook is _selected:
                 del self._forward_hooks[index]
-                self.out_keys = self._every_out_key
+                self.out_keys, self._every_out_key = self._every_out_key, ()
         return self
-
-    def complete(self) -> None:
-        """Make the default estimator of a loss that makes its own out of what it has by now.
-
-        So what a state dict will hold exists from construction on.
-        """
-        own = type(self).make_value_estimator is not LossModule.make_value_estimator
-        if own and self._value_estimator is None and self.default_value_estimator is not None:
-            self._default_value_estimator()
-
-    @property
-    def value_estimator(self) -> ValueEstimatorBase:
-        """The estimator that computes what the data lack; it may be set.
-
-        Raises:
-            RuntimeError: the loss has no critic to estimate with, or no estimator.
-        """
-        if self._value_estimator is None:
-            self._default_value_estimator()
-        if self._value_estimator is None:
-            raise RuntimeError(f"{self.name}: `make_value_estimator` must make one, made none")
-        return self._value_estimator
-
-    def _default_value_estimator(self) -> None:
-        self.make_value_estimator(self.default_value_estimator, device=self._default_device)
-
-    @property
-    def _default_device(self) -> Optional[torch.device]:
-        """That of all parameters; None where they have several."""
-        found = {x.device for x in self.parameters()}
-        return found.pop() if len(found) == 1 else None
-
-    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> Self:
-        """Choose the estimator that computes what the data lack; it is lent the loss's critic.
-
-        Args:
-            value_type: a member of ``ValueEstimators`` or its name, an estimator's class, or an
-                estimator; None: ``default_value_estimator``.
-            **hyperparams: of the estimator, such as ``gamma`` and ``lmbda``; for a name, those of
-                ``default_value_kwargs`` where they are not given.
-
-        What the loss makes it makes where its coefficients are; an estimator that is given stays
-        where it is.
-
-        Returns:
-            The loss.
-
-        Raises:
-            KeyError: there is no estimator of that name.
-            RuntimeError: the loss has no critic to estimate with.
-            TypeError: ``value_type`` or a hyper-parameter is nothing of the kind.
-            ValueError: a hyper-parameter is out of its range, or the estimator has another critic.
-        """
-        value_type = self.default_value_estimator if value_type is None else value_type
-        estimator = make_estimator(value_type, hyperparams)
-        home = self.device_of_coefficients()
-        if estimator is not value_type and home is not None:
-            estimator.settle(home)
-        self.take_estimator(estimator)
-        self._value_estimator = estimator
-        self.value_type = type(estimator) if value_type is estimator else value_type
-        self.wire()
-        return self
-
-    def take_estimator(self, estimator: ValueEstimatorBase) -> None:
-        """Lend it what it needs, or refuse it; this takes any, with a critic of its own or none."""
-
-    def device_of_coefficients(self) -> Optional[torch.device]:
-        """Where this loss has its coefficients, if it has any."""
-        own = [x.device for x in self._buffers.values() if x is not None]
-        return own[0] if own else None
 
     def register_coeff_buffer(
         self,
@@ -264,10 +168,12 @@ class LossModule(ConvertedNetworks, MaskedLoss, AcceptsKeys):
         if value is None:
             setattr(self, name, None)
             return
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.reshape(())
+        if isinstance(value, Tensor) and value.shape == (1,):
+            value = value.squeeze(0)
         self.register_coefficient(name, value)
-        self._buffers[name] = getattr(self, name).to(device=device, dtype=dtype)
+        buffer = self._buffers.get(name)
+        if buffer is not None:  # else it is a parameter, and what it was made
+            self._buffers[name] = buffer.to(device=device, dtype=dtype)
 
     def targets_follow(self) -> None:
         """Somebody moves the targets."""

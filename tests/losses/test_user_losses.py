@@ -258,6 +258,9 @@ def test_a_coefficient_is_a_buffer_that_takes_numbers() -> None:
     assert "coeff" in loss.state_dict()
     loss.register_coeff_buffer("narrow", 1, dtype=torch.float16)
     assert loss.narrow.dtype == torch.float16
+    learned = nn.Parameter(torch.ones(()))
+    loss.register_coeff_buffer("learned", learned)
+    assert loss.learned is learned
     for wrong in (True, torch.zeros(2), "x"):
         with pytest.raises(ValueError, match="`wrong` must be a float or a 0-d tensor"):
             loss.register_coeff_buffer("wrong", wrong)
