@@ -28,7 +28,7 @@ class _Deterministic:
         return DETERMINISTIC
 
 
-class LossModule(ConvertedNetworks, EstimatingLoss, MaskedLoss):
+class LossModule(EstimatingLoss, MaskedLoss, ConvertedNetworks):
     """A loss as a user writes it for TorchRL: networks by name, keys, a ``forward``.
 
     A subclass gives its networks to ``convert_to_functional``, makes its estimator in a
