@@ -8,7 +8,8 @@ form with the Inductor options that ours has. It is missing for KL-penalty PPO, 
 compile: Inductor refuses the ``set_`` by which ``forward`` replaces the weight of the penalty, even
 where breaks are allowed. That weight is held still on both sides (increment and decrement of one),
 so that thousands of calls on one batch do not drive it to zero; the rule runs all the same. The
-off-policy losses have no other form in TorchRL; all their networks are delayed.
+off-policy losses have no other form in TorchRL; all their networks are delayed. QMIX has 4 agents
+of 5 actions, a state of 32 and an embedding of 32.
 """
 
 from collections.abc import Callable, Mapping

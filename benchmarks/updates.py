@@ -1,10 +1,11 @@
 """How long does one update take: loss, gradients, clipping, Adam, target networks?
 
 Contenders do the same work from the same batch: TorchRL's loss eagerly and compiled, with
-``backward``, ``clip_grad_norm_`` and Adam for ClipPPO; for the off-policy losses an Adam a network,
-no clipping, and ``SoftUpdate``; ours, eagerly and compiled. Networks are 64x64 tanh MLPs, 17
-observations, 6 actions (DQN: 4). ``torchrl-compiled`` is the loss compiled, as TorchRL's own
-scripts do it, with the Inductor options that ours has; what stays eager there is the price of that
+``backward``, ``clip_grad_norm_`` and Adam for ClipPPO; for the off-policy losses an Adam a network
+(QMIX: one for both), no clipping, and ``SoftUpdate``; ours, eagerly and compiled. Networks are
+64x64 tanh MLPs, 17 observations, 6 actions (DQN: 4; QMIX: 4 agents of 5, a state of 32, an
+embedding of 32). ``torchrl-compiled`` is the loss compiled, as TorchRL's own scripts do it, with
+the Inductor options that ours has; what stays eager there is the price of that
 recipe. ``drop-in`` is ours of the networks that TorchRL gets, from a TensorDict. ``plain`` is
 ClipPPO's formula by hand, eagerly, without metrics. The last rows are ``SoftUpdate.step`` alone, of
 DDPG's two networks.

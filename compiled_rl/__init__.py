@@ -32,6 +32,8 @@ _HOME = {
     "hold_out_net": "compiled_rl.adapters.hold_out",
     "hold_out_params": "compiled_rl.adapters.hold_out",
     "next_state_value": "compiled_rl.adapters.hold_out",
+    "_vmap_func": "compiled_rl.adapters.torchrl",
+    "add_random_module": "compiled_rl.adapters.torchrl",
     "distance_loss": "compiled_rl.adapters.torchrl",
     "Policy": "compiled_rl.modules",
     "QPolicy": "compiled_rl.modules",

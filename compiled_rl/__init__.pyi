@@ -7,6 +7,8 @@ from compiled_rl import training as training
 from compiled_rl.adapters.hold_out import hold_out_net as hold_out_net
 from compiled_rl.adapters.hold_out import hold_out_params as hold_out_params
 from compiled_rl.adapters.hold_out import next_state_value as next_state_value
+from compiled_rl.adapters.torchrl import _vmap_func as _vmap_func
+from compiled_rl.adapters.torchrl import add_random_module as add_random_module
 from compiled_rl.adapters.torchrl import distance_loss as distance_loss
 from compiled_rl.estimators import GAE as GAE
 from compiled_rl.estimators import MultiAgentGAE as MultiAgentGAE

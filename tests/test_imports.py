@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import compiled_rl
+from compiled_rl import losses
 
-BLOCK = "import sys; sys.modules['{name}'] = None; "
+BLOCK = "import sys; sys.modules['tensordict'] = sys.modules['torchrl'] = None; "
 
 
 def loaded(statement: str, *names: str) -> list[str]:
@@ -60,3 +62,13 @@ print(sorted(metrics)[0])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "ESS"
+
+
+def test_every_native_loss_works_without_tensordict():
+    """And brings nothing of what is there for TorchRL's habits alone; see the module."""
+    code = f"{BLOCK}from tests.losses.without_tensordict import main; main()"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert not done.returncode, done.stderr
+    abstract = {"DeclaredLoss", "LossModule", "OffPolicyLoss"}
+    assert set(done.stdout.split()) == set(losses.__all__) - abstract

@@ -3,7 +3,9 @@
 Only attributes and names that such losses use lead here; a native loss never does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Optional
 
 import torch
 from tensordict import TensorDict
@@ -12,17 +14,99 @@ from torch import Tensor, nn
 from compiled_rl import functional
 
 
-def parameters_of(network: nn.Module, held_out: Iterable[str] = ()) -> TensorDict:
-    """The parameters and buffers of a network, themselves, in a TensorDict.
+class ParameterView(TensorDict):  # type: ignore[misc]  # it is untyped
+    """The tensors of a network, which ``with view.to_module(network): ...`` calls it with.
 
-    ``with parameters.to_module(network): ...`` calls the network with them. Of those ``held_out``,
-    by their dotted names, the values are there and no gradient.
+    They are placed as they are, with ``preserve_module_state=False``: a tensor without gradient in
+    the place of a parameter does not become one. TorchDynamo makes no parameter inside of a graph,
+    and a gradient would be computed for nothing.
     """
-    view = TensorDict.from_module(network)
-    for name in held_out:
-        key = tuple(name.split("."))
-        view[key] = view[key].detach()
+
+    def _to_module(self, module: nn.Module, **options: Any) -> Any:
+        taken = super()._to_module(module, **options | {"preserve_module_state": False})
+        # Where the view is inside of another TensorDict, it is a dict; it goes back as it is, too.
+        return self._new_unsafe(taken, torch.Size([])) if isinstance(taken, dict) else taken
+
+
+def parameters_of(
+    network: nn.Module,
+    size: Optional[int] = None,
+    shared: Collection[str] = (),
+    held_out: Collection[str] = (),
+) -> ParameterView:
+    """The parameters and buffers of a network, themselves.
+
+    Args:
+        network: one, or several in one, whose tensors are stacks ``[size, ...]``.
+        size: how many there are in one; it is the batch size of the view. None: it is one.
+        shared: dotted names of those that are no stacks, of which the view has expansions.
+        held_out: dotted names of those of which the values are there and no gradient.
+    """
+    view: ParameterView = ParameterView.from_module(network)
+
+    def seen(key: Any, x: Tensor) -> Tensor:
+        name = key if isinstance(key, str) else ".".join(key)
+        x = x.detach() if name in held_out else x
+        return x if size is None or name not in shared else x.expand(size, *x.shape)
+
+    if shared or held_out:
+        view = view.named_apply(seen, nested_keys=True)
+    if size is not None:
+        view.batch_size = [size]
     return view
+
+
+_random: list[type[nn.Module]] = [nn.modules.dropout._DropoutNd]
+
+
+def add_random_module(module: type[nn.Module]) -> None:
+    """Let ``LossModule.vmap_randomness`` know modules of a class as random, as dropout is."""
+    _random.append(module)
+
+
+def is_random(module: nn.Module) -> bool:
+    """Whether a module is known to draw random numbers."""
+    return isinstance(module, tuple(_random))
+
+
+def _vmap_func(
+    module: nn.Module,
+    in_dims: Any = 0,
+    out_dims: Any = 0,
+    *,
+    func: Optional[str] = None,
+    pseudo_vmap: bool = False,
+    **options: Any,
+) -> Callable[..., Any]:
+    """``torch.vmap`` of a module, which is called with all arguments but the last: its parameters.
+
+    Args:
+        module: a child of a loss, with whose parameters it is called.
+        in_dims: as of ``torch.vmap``, the parameters' included.
+        out_dims: as of ``torch.vmap``.
+        func: a method that is called instead of the module.
+        pseudo_vmap: accepted for the peer's sake; networks of a loss are called by ``torch.vmap``.
+        **options: of ``torch.vmap``, such as ``randomness=loss.vmap_randomness``.
+    """
+    return _Vmapped(module, func, (in_dims, out_dims), options)
+
+
+@dataclass
+class _Vmapped:
+    """A loss may keep it: it is copied and pickled with the loss's own module."""
+
+    module: nn.Module
+    func: Optional[str]
+    dims: tuple[Any, Any]
+    options: dict[str, Any]
+
+    def __call__(self, *inputs: Any) -> Any:
+        return torch.vmap(self._call, *self.dims, **self.options)(*inputs)
+
+    def _call(self, *inputs: Any) -> Any:
+        with inputs[-1].to_module(self.module):
+            method = self.module if self.func is None else getattr(self.module, self.func)
+            return method(*inputs[:-1])
 
 
 def distance_loss(v1: Tensor, v2: Tensor, loss_function: str, strict_shape: bool = True) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from compiled_rl.adapters import Key
 from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.keys import accepted_keys
-from compiled_rl.losses.converted import ConvertedNetworks
+from compiled_rl.adapters.stateful import StatefulNetworks
 from compiled_rl.losses.estimating import EstimatingLoss
 from compiled_rl.losses.masked import MaskedLoss
 
@@ -28,7 +28,7 @@ class _Deterministic:
         return DETERMINISTIC
 
 
-class LossModule(EstimatingLoss, MaskedLoss, ConvertedNetworks):
+class LossModule(EstimatingLoss, MaskedLoss, StatefulNetworks):
     """A loss as a user writes it for TorchRL: networks by name, keys, a ``forward``.
 
     A subclass gives its networks to ``convert_to_functional``, makes its estimator in a
@@ -193,7 +193,7 @@ class LossModule(EstimatingLoss, MaskedLoss, ConvertedNetworks):
             )
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("target_") and name.endswith("_params"):
+        if "target_" in name and name.endswith("_params"):
             self.check_targets_follow()
         return super().__getattr__(name)
 

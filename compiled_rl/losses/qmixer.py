@@ -167,10 +167,6 @@ class QMixerLoss(ActionValueLoss):
 
     def _mixed(self, form: PlainForm, data: Data, chosen: Tensor) -> Tensor:
         """The team's value ``[*B]``, of the agents' ``[*B, n]``."""
-        if chosen.dim() == 0:
-            raise ValueError(
-                f"{self.name}: `action_value` must have an axis of agents, [*B, n, N], got [N]"
-            )
         inputs = data | {self.tensor_keys["local_value"]: chosen.unsqueeze(-1)}
         value = self.output(form(inputs), "global_value", self)
         return self.per_step(chosen.shape[:-1], global_value=value)["global_value"]

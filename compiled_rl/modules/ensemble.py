@@ -1,7 +1,8 @@
 """Several networks of one architecture as one, whose parameters are stacked."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +53,16 @@ class Ensemble(nn.Module):
             shared: see the class.
         """
         ensemble = cls([network] * size, shared)
+        held = dict(tensors_of(network))
         for name, stacked in ensemble.members().items():
-            own = network.get_parameter(name).detach() if stacked.requires_grad else None
-            if own is not None:
+            if stacked.requires_grad:
+                own = held[name].detach()
                 stacked.data.uniform_(float(own.min()), float(own.max()))
         return ensemble
 
     def _stack(self, networks: Sequence[nn.Module], shared: set[nn.Parameter]) -> None:
         """Put the stack of all members' tensors in the place of each tensor of the first."""
-        sources = [dict(_tensors(network)) for network in networks]
+        sources = [dict(tensors_of(network)) for network in networks]
         names: list[str] = []
         made: dict[Tensor, Tensor] = {}
         for path, module in self.network.named_modules():
@@ -85,6 +87,10 @@ class Ensemble(nn.Module):
         named = self.network.named_parameters()
         return {name: x for name, x in named if name not in self._names}
 
+    def each(self) -> Iterator[nn.Module]:
+        """Each member as a network of its own, in the memory of the stack."""
+        return members_of(self.network, self._names)
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """What each member returns for the same inputs, stacked: ``[N, ...]``."""
         return torch.stack([self._member(own, *inputs) for own in each_of(self.members())])
@@ -104,7 +110,25 @@ def each_of(members: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield dict(zip(members, own, strict=True))
 
 
-def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
+def members_of(network: nn.Module, names: Iterable[str]) -> Iterator[nn.Module]:
+    """Each member of a stack as a network of its own, in the stack's memory.
+
+    Args:
+        network: holds stacks ``[N, ...]`` in the place of tensors; what it holds else, its members
+            hold, too.
+        names: of the stacks.
+    """
+    held = dict(tensors_of(network))
+    stacks = [held[name] for name in names]
+    for parts in zip(*[stack.detach().unbind() for stack in stacks], strict=True):
+        memo: dict[int, Any] = {id(x): x for x in held.values()}
+        for stack, part in zip(stacks, parts, strict=True):
+            memo[id(stack)] = nn.Parameter(part) if isinstance(stack, nn.Parameter) else part
+        yield copy.deepcopy(network, memo)
+
+
+def tensors_of(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """Every parameter and buffer under each of its names."""
     parameters = network.named_parameters(remove_duplicate=False)
     return [*parameters, *network.named_buffers(remove_duplicate=False)]
 
@@ -133,4 +157,4 @@ def _check(networks: Sequence[nn.Module]) -> None:
 def _described(network: nn.Module) -> list[str]:
     """The kinds of modules and tensors that a network is made of, by name."""
     parts = [f"{name} {type(part).__name__}" for name, part in network.named_modules()]
-    return parts + [f"{name} {list(x.shape)} {x.dtype}" for name, x in _tensors(network)]
+    return parts + [f"{name} {list(x.shape)} {x.dtype}" for name, x in tensors_of(network)]

@@ -41,7 +41,5 @@ def _freeze(
 
 def _freeze_collection(collection: Any, made: dict[Tensor, Tensor]) -> None:
     """Likewise in a TensorDictParams, which registers what its TensorDict holds."""
-    collection._param_td = collection._param_td.apply(
-        lambda x: made.setdefault(x, nn.Buffer(x.detach()))
-    )
+    collection._param_td = collection._param_td.apply(lambda x: made.setdefault(x, x.detach()))
     collection._reset_params()

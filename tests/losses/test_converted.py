@@ -1,8 +1,13 @@
 """Networks that a loss was given by name, and the views of their parameters."""
 
+from typing import Any
+
 import pytest
 import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
+from torchrl.modules import MultiAgentMLP
 
 import compiled_rl
 from tests.losses.tutorial import PEER, ddpg_loss, networks
@@ -50,8 +55,18 @@ def test_what_is_refused():
     loss = compiled_rl.LossModule()
     with pytest.raises(TypeError, match=r"`module` must be an nn.Module, got dict"):
         loss.convert_to_functional({}, "actor")
-    with pytest.raises(NotImplementedError, match=r"`expand_dim` must be None, got 2"):
-        loss.convert_to_functional(nn.Linear(1, 1), "actor", expand_dim=2)
+    with pytest.raises(TypeError, match=r"`module` must be an nn.Module, got str"):
+        loss.convert_to_functional([nn.Linear(1, 1), "b"], "actor", expand_dim=2)
+    for size in (None, 3):
+        with pytest.raises(RuntimeError, match=rf"a list of `expand_dim`, got 2 and {size}"):
+            loss.convert_to_functional([nn.Linear(1, 1), nn.Linear(1, 1)], "actor", size)
+    with pytest.raises(ValueError, match="must be at least one, got none"):
+        loss.convert_to_functional(nn.Linear(1, 1), "actor", expand_dim=0)
+    with pytest.raises(ValueError, match="must have one architecture, got others in network 1"):
+        loss.convert_to_functional([nn.Linear(1, 1), nn.Linear(2, 1)], "actor", expand_dim=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'funs_to_decorate'"):
+        loss.convert_to_functional(nn.Linear(1, 1), "actor", funs_to_decorate=["forward"])
+    assert list(loss.children()) == []
     with pytest.raises(AttributeError, match=r"`module_name` must be .* free, got 'forward'"):
         loss.convert_to_functional(nn.Linear(1, 1), "forward")
     with pytest.raises(AttributeError, match="no network for `actor_params`"):
@@ -88,3 +103,119 @@ def test_distance_refuses_as_torchrls_does():
     assert distance(one, other, "l2", strict_shape=False).shape == (4, 4)
     with pytest.raises(NotImplementedError, match="`loss_function` must be"):
         distance(one, one, "l3")
+
+
+def stacked(module: Any, **options: Any) -> Any:
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(module, "critic", **{"expand_dim": 3, **options})
+    return loss
+
+
+def test_stacked_parameters_are_drawn_from_the_range_of_the_modules():
+    module = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+    loss = stacked(module)
+    for (name, x), (other, own) in zip(
+        loss.critic.named_parameters(), module.named_parameters(), strict=True
+    ):
+        assert (name, list(x.shape)) == (other, [3, *own.shape])
+        assert isinstance(x, nn.Parameter)
+        assert own.min() <= x.min()
+        assert x.max() <= own.max()
+    assert not torch.equal(loss.critic[0].weight[0], loss.critic[0].weight[1])
+    assert torch.equal(loss.critic[1].running_var, module[1].running_var.expand(3, 5))
+    view = loss.critic_params
+    assert view.batch_size == (3,)
+    assert view["0", "weight"] is loss.critic[0].weight
+    assert loss.critic_target_params["0", "weight"].shape == (3, 5, 4)
+
+
+def test_what_a_list_shares_stays_one_and_learns_unless_it_is_apart():
+    trunk = nn.Linear(2, 2)
+    networks = [nn.Sequential(trunk, nn.Linear(2, 1)) for _ in range(3)]
+    for apart in ([], list(trunk.parameters())):
+        loss = stacked(networks, compare_against=apart, create_target_params=True)
+        assert loss.critic[0].weight is trunk.weight
+        assert loss.critic_params["0", "weight"].shape == (3, 2, 2)
+        assert loss.critic_params["0", "weight"].requires_grad is not bool(apart)
+        assert loss.target_critic_params["0", "weight"].shape == (3, 2, 2)
+        own = torch.stack([network[1].weight for network in networks])
+        assert torch.equal(loss.critic_params["1", "weight"], own)
+        with torch.no_grad():
+            trunk.weight.fill_(0.5)
+        assert (loss.critic_params["0", "weight"] == 0.5).all()
+
+
+def test_the_documented_name_of_a_target_is_the_other_one_too():
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(nn.Linear(2, 1), "critic", create_target_params=True)
+    other = loss.critic_target_params
+    assert other["weight"] is loss.target_critic_params["weight"] is loss.target_critic.weight
+    assert hasattr(loss, "critic_params")
+    assert not hasattr(loss, "actor_target_params")
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_targets_are_buffers_and_in_no_parameters(size):
+    module = nn.Linear(2, 1)
+    loss = stacked(module, expand_dim=size, create_target_params=True)
+    names = ["critic.weight", "critic.bias"]
+    assert [name for name, _ in loss.named_parameters()] == names
+    assert [name for name, _ in loss.named_buffers()] == [f"target_{name}" for name in names]
+    loss.again = loss.critic
+    both = [*names, "again.weight", "again.bias"]
+    assert [name for name, _ in loss.named_parameters(remove_duplicate=False)] == both
+    prefixed = loss.named_parameters("loss", recurse=True)
+    assert [name for name, _ in prefixed] == [f"loss.{name}" for name in names]
+    assert list(loss.parameters(recurse=False)) == []
+
+
+def test_a_view_that_is_detached_leaves_no_parameters_behind():
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(nn.Sequential(nn.Linear(2, 1)), "critic", create_target_params=True)
+    critic = loss.critic
+    before = [(name, id(x)) for name, x in critic.named_parameters()]
+    nested = TensorDict({"0": {"critic": loss.target_critic_params}}, [])
+    holder = nn.ModuleList([nn.ModuleDict({"critic": critic})])
+    for view, module in (
+        (loss.critic_params.detach(), critic),
+        (loss.critic_params.clone().detach(), critic),
+        (loss.target_critic_params, critic),
+        (nested, holder),
+    ):
+        with view.to_module(module):
+            assert not critic(torch.ones(1, 2)).requires_grad
+        assert [(name, id(x)) for name, x in critic.named_parameters()] == before
+
+
+def test_what_is_not_annotated_is_taken(recwarn):
+    class Annotated(compiled_rl.LossModule):
+        critic: nn.Linear
+        critic_params: TensorDict
+        target_critic_params: TensorDict
+
+    for make in (Annotated, compiled_rl.LossModule):
+        loss = make()
+        loss.convert_to_functional(nn.Linear(2, 1), "critic", create_target_params=True)
+        assert loss.critic_params["weight"] is loss.critic.weight
+    assert len(recwarn) == 0
+
+
+def test_networks_of_several_agents_are_held_out_and_not_stacked():
+    """They have a TensorDictParams, of which another TensorDict is not made a part."""
+    options = {"centralised": False, "share_params": False, "depth": 1, "num_cells": 3}
+    agents = TensorDictModule(MultiAgentMLP(4, 3, 2, **options), ["x"], ["hidden"])
+    heads = [TensorDictModule(nn.Linear(3, 1), ["hidden"], [name]) for name in ("a", "v")]
+    actor, critic = (TensorDictSequential(agents, head) for head in heads)
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(actor, "actor")
+    loss.convert_to_functional(critic, "critic", compare_against=actor.parameters())
+    before = [(name, id(x)) for name, x in loss.named_parameters()]
+    with loss.critic_params.to_module(loss.critic):
+        loss.critic(TensorDict({"x": torch.ones(6, 2, 4)}, [6]))["v"].sum().backward()
+    assert all(x.grad is None for x in agents.parameters())
+    assert all(x.grad is not None for x in heads[1].parameters())
+    assert [(name, id(x)) for name, x in loss.named_parameters()] == before
+    with pytest.raises(
+        NotImplementedError, match=r"no TensorDictParams .*, got one at `module.par"
+    ):
+        loss.convert_to_functional(agents, "others", expand_dim=2)

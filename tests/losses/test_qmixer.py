@@ -181,8 +181,9 @@ def test_every_kind_of_network_is_one_computation():
     assert "local_value_network.0.weight" in made["policy"].state_dict()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
-def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
+def of_agents(shared: bool) -> Subject:
+    """On TorchRL's network of several agents."""
+
     def network(actions: int) -> nn.Module:
         torch.manual_seed(0)
         sizes = {"n_agent_inputs": OBSERVATION, "n_agent_outputs": actions, "n_agents": t.AGENTS}
@@ -190,7 +191,12 @@ def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
 
     observation = ("agents", "observation")
     networks = partial(t.team, "qmix", "categorical", t.KEYS, observation, network=network)
-    subject = Subject("QMixerLoss", networks, "loss", {"action_space": "categorical"})
+    return Subject("QMixerLoss", networks, "loss", {"action_space": "categorical"})
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
+def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
+    subject = of_agents(shared)
     mine, theirs = pair(subject, "TD0", torch.float32)
     assert_parity(mine, theirs, subject, steps(4, 6))
     updater = SoftUpdate(mine, tau=0.5)
@@ -201,6 +207,13 @@ def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
     update(steps(8))
     still = {name for name, x in mine.state_dict().items() if torch.equal(x, before[name])}
     assert not any(name.removeprefix("target_").startswith("local_value") for name in still)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
+def test_torchrls_networks_of_agents_compile_whole(shared):
+    """Without time: torch cannot trace `vmap` of a layer over two batch axes of unknown sizes."""
+    assert_compiles_once(of_agents(shared).ours(), [steps(n) for n in (2, 3, 5, 8, 13, 21)])
 
 
 def test_torchrl_needs_its_wrappers():
