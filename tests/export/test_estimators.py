@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests import variants
-from tests.cases import CASES, Case
+from tests.cases import CASES, Case, is_nearly_another
 
 Variant = Callable[..., Any]
 every_estimator = pytest.mark.parametrize(
@@ -45,13 +45,9 @@ def exact_at_every_length(case, variant, folder):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=atol)
 
 
-NAMES = {case.name for case in CASES}
-
-
 def tier(case: Case, variant: Variant) -> Any:
-    """Slow are programs of what another row is nearly: unmasked, or a return less the value."""
-    nearly = f"{case.name} masked" in NAMES or "_advantage" in case.name
-    slow = nearly and variant is not variants.torchscript
+    """Slow are programs of what another row is nearly."""
+    slow = is_nearly_another(case) and variant is not variants.torchscript
     return [pytest.mark.slow] if slow else []
 
 
