@@ -457,3 +457,10 @@ CASES = [
     _case("clip_fraction", _of("normal", "B", "x"), scalars=_BOUNDS, **_BATCHWISE),
     _case("clip_fraction masked", _of("normal", "B", "x") | _MASK, scalars=_BOUNDS, **_BATCHWISE),
 ]
+_NAMES = {case.name for case in CASES}
+
+
+def is_nearly_another(case: Case) -> bool:
+    """Whether it is a recurrence that another row has with a mask, or less the value."""
+    masked_too = f"{case.name} masked" in _NAMES
+    return "time" in case.dynamic and (masked_too or "_advantage" in case.name)

@@ -43,6 +43,25 @@ def read(
     return data
 
 
+def by_position(
+    owner: str, keys: tuple[Key, ...], first: tuple[Any, ...], tensors: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The tensors by keyword, of which the first came in the order of ``keys``.
+
+    Raises:
+        TypeError: one of the first is no tensor, is given by keyword, too, or has no key.
+    """
+    names = [keyword(key) for key in keys]
+    if len(first) > len(names):
+        raise TypeError(f"{owner}: expected at most {len(names)} tensors, got {len(first)}")
+    for name, x in zip(names, first, strict=False):
+        if not isinstance(x, Tensor | None):
+            raise TypeError(f"{owner}: `{name}` must be a tensor, got a {type(x).__name__}")
+        if name in tensors:
+            raise TypeError(f"{owner}: `{name}` must be given once, got it by position and keyword")
+    return {**dict(zip(names, first, strict=False)), **tensors}
+
+
 def write(
     owner: str,
     source: Any,

@@ -5,12 +5,13 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from compiled_rl.adapters.dispatch import Data, given, output_type
-from compiled_rl.adapters.fields import Field, Key, describe, in_next, unique
+from compiled_rl.adapters.fields import Field, Key, describe, in_next, is_next, unique
+from compiled_rl.adapters.keys import AcceptsKeys, Keys, entered_as
 from compiled_rl.adapters.plain import EnsembleForm, PlainForm, RefusedForm
-from compiled_rl.modules import CoefficientModule, Ensemble
+from compiled_rl.modules import Ensemble
 
 
-class KeyedModule(CoefficientModule):
+class KeyedModule(AcceptsKeys):
     """A module that declares ``fields`` and derives every list of keys from them.
 
     A subclass registers its networks as ordinary attributes, makes their plain forms in
@@ -20,21 +21,23 @@ class KeyedModule(CoefficientModule):
     fields: tuple[Field, ...] = ()
     fixed: ClassVar[tuple[str, ...]] = ()  # attributes that are what they were made
     settable: ClassVar[tuple[str, ...]] = ("input",)  # the kinds of fields whose key may be set
-    in_keys: tuple[Key, ...] = ()
-    out_keys: tuple[Key, ...] = ()
     output_names: tuple[str, ...] = ()
-    default_keys: dict[str, Any]  # a key, or a list of them where a policy has several heads
-    tensor_keys: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__doc__ = (cls.__doc__ or "") + describe(cls.fields)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.default_keys = {f.name: f.key for f in self.fields if f.kind in self.settable}
-        self.tensor_keys = dict(self.default_keys)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        entered = [field.name for field in self.fields if is_next(field.key)]
+        self.tensor_keys = Keys(self.default_keys, entered)
         self._selected: tuple[str, ...] = ()
+
+    def declared_keys(self) -> dict[str, Any]:
+        """Those of the fields; a default that a subclass has in ``_AcceptedKeys`` stands before."""
+        own = {field.name: field.key for field in self.fields if field.kind in self.settable}
+        others = super().declared_keys()
+        return own | {name: entered_as(own.get(name), key) for name, key in others.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -47,11 +50,6 @@ class KeyedModule(CoefficientModule):
                 f"{self.name}: `{name}` is fixed when it is made; make another {self.name}"
             )
         super().__setattr__(name, value)
-
-    @property
-    def name(self) -> str:
-        """The class's name, with which every error begins."""
-        return type(self).__name__
 
     def networks(self) -> tuple[PlainForm | EnsembleForm, ...]:
         """Make the plain forms of the networks that are evaluated."""
@@ -120,46 +118,9 @@ class KeyedModule(CoefficientModule):
         for network in self._forms:
             network.check_fresh()
 
-    def set_keys(self, **keys: Any) -> None:
-        """Say under which keys the tensors are found; None restores a default.
-
-        What is read under ``"next"`` by default (``reward``, ``done``, ``terminated``) is read
-        there whatever its key. Of a policy with several heads, ``action`` and
-        ``sample_log_prob`` are lists of keys, one a head. A refusal changes nothing.
-
-        Raises:
-            KeyError: the critic has no output of the key given for ``value``.
-            TypeError: a key is neither a string nor a tuple of strings.
-            ValueError: a name is not an input.
-        """
-        for name in keys:
-            if name not in self.default_keys:
-                raise ValueError(
-                    f"{self.name}: `{name}` is not an accepted key; "
-                    f"the accepted keys are {list(self.default_keys)}"
-                )
-        before = self.tensor_keys
-        self.tensor_keys = before | {name: self._key(name, key) for name, key in keys.items()}
-        try:
-            self.wire()
-        except KeyError:
-            self.tensor_keys = before
-            raise
-
-    def _key(self, name: str, key: Any) -> Any:
-        if key is None:
-            return self.default_keys[name]
-        if isinstance(key, list) and len(key) == len(self.keys_of(name)) > 1:
-            return [self._key(name, one) for one in key]
-        parts = key if isinstance(key, tuple) else (key,)
-        if not parts or not all(isinstance(part, str) for part in parts):
-            raise TypeError(
-                f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
-                f"got {key!r}"
-            )
-        default = self.default_keys[name]
-        entered = isinstance(default, tuple) and default[0] == "next"
-        return in_next(key) if entered and parts[0] != "next" else key
+    def takes_several(self, name: str, key: Any) -> bool:
+        """As many as the policy has heads, if it has several."""
+        return isinstance(key, list) and len(key) == len(self.keys_of(name)) > 1
 
     def plain_critic(
         self, network: Any, name: str = "value", reads: tuple[Key, ...] = ("observation",)

@@ -1,14 +1,12 @@
 """What is known of TensorDict; imported only when a user hands one over."""
 
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import tensordict
 from tensordict.nn import (
     CompositeDistribution,
-    InteractionType,
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
@@ -18,6 +16,7 @@ from tensordict.nn import (
 )
 from torch import Tensor, nn
 
+from compiled_rl.adapters.acting import DETERMINISTIC, over_time
 from compiled_rl.adapters.action_values import is_choice, log_softmax_of_atoms, values_before
 from compiled_rl.adapters.dispatch import Data
 from compiled_rl.adapters.fields import Key, in_next, joined
@@ -53,7 +52,8 @@ class CalledStep(Step):
         states = {key for key in self.in_keys if in_next(key) in self.out_keys}
         self.tolerant = getattr(module, "partial_tolerant", False)
         self.optional = frozenset(self.in_keys if self.tolerant else states)
-        self.recurrent = any(hasattr(part, "recurrent_mode") for part in module.modules())
+        recurrent = any(hasattr(part, "recurrent_mode") for part in module.modules())
+        self.mode = over_time if recurrent else nullcontext
 
     def __call__(self, data: Data) -> Data:
         """The outputs that the module gave, by key."""
@@ -67,15 +67,8 @@ class CalledStep(Step):
     def _called(self, function: Any, data: Data) -> Any:
         inputs = {key: data[key] for key in self.in_keys if key in data}
         source = tensordict.TensorDict(inputs, _batch(list(inputs.values())))
-        with self._sequences(), set_interaction_type(InteractionType.DETERMINISTIC):
+        with self.mode(), set_interaction_type(DETERMINISTIC):
             return function(source)
-
-    def _sequences(self) -> AbstractContextManager[Any]:
-        """What makes TorchRL's recurrent modules, if there are any, run over time."""
-        if not self.recurrent:
-            return nullcontext()
-        mode: AbstractContextManager[Any] = sys.modules["torchrl.modules"].set_recurrent_mode(True)
-        return mode
 
 
 class ChoiceStep(Step):

@@ -3,6 +3,7 @@
 from compiled_rl.losses.a2c import A2CLoss
 from compiled_rl.losses.base import LossModule
 from compiled_rl.losses.ddpg import DDPGLoss
+from compiled_rl.losses.declared import DeclaredLoss
 from compiled_rl.losses.discrete_sac import DiscreteSACLoss
 from compiled_rl.losses.distributional_dqn import DistributionalDQNLoss
 from compiled_rl.losses.dqn import DQNLoss
@@ -21,6 +22,7 @@ __all__ = [
     "ClipPPOLoss",
     "DDPGLoss",
     "DQNLoss",
+    "DeclaredLoss",
     "DiscreteSACLoss",
     "DistributionalDQNLoss",
     "IPPOLoss",

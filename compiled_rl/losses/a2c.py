@@ -14,9 +14,10 @@ from compiled_rl.losses.actor_critic import (
     Steps,
 )
 from compiled_rl.losses.arguments import check_options
+from compiled_rl.losses.parts import CriticPart
 
 
-class A2CLoss(ActorCriticLoss):
+class A2CLoss(CriticPart, ActorCriticLoss):
     """Advantage actor-critic.
 
         loss_objective = -log_prob * advantage

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Optional, TypedDict
 import torch
 from torch import Tensor, nn
 
-from compiled_rl.adapters import Data, Field, Key, PlainForm, PlainPolicy, given, keyword
+from compiled_rl.adapters import Data, Field, Key, PlainForm, PlainPolicy, given, keyword, read
 from compiled_rl.adapters.fields import joined
 from compiled_rl.adapters.policy import Head, joint_log_prob, one_or_several
 from compiled_rl.estimators import ValueEstimators
@@ -21,7 +21,7 @@ from compiled_rl.losses.arguments import (
     check_distance,
     one_spelling,
 )
-from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.declared import DeclaredLoss
 from compiled_rl.losses.dtypes import widened
 
 _FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
@@ -83,7 +83,7 @@ class EntropyOptions(ActorCriticOptions, total=False):
     critic_coef: Optional[float]
 
 
-class ActorCriticLoss(LossModule):
+class ActorCriticLoss(DeclaredLoss):
     """A loss of a policy and, most of the time, a critic, on recorded steps.
 
         loss_critic  = critic_coeff * distance(value, value_target)
@@ -219,7 +219,7 @@ class ActorCriticLoss(LossModule):
     ) -> None:
         self.default_keys["action"] = one_or_several(self._actor.action_keys)
         self.default_keys["sample_log_prob"] = one_or_several(self._actor.log_prob_keys)
-        self.tensor_keys = dict(self.default_keys)
+        self.tensor_keys = self.tensor_keys | self.default_keys
         given = {"advantage": advantage, "value_target": value_target, "value": value}
         self.set_keys(**{name: key for name, key in given.items() if key is not None})
 
@@ -372,9 +372,8 @@ class ActorCriticLoss(LossModule):
 
     def _entropy_terms(self, policy: Data, mask: Optional[Tensor]) -> dict[str, Tensor]:
         entropies = self._actor.entropies(policy, self.samples_mc_entropy)
-        weights = [getattr(self, name) for name in self._entropy_coefficients]
         total = torch.stack(entropies).sum(0)
-        loss = -sum(w * x for w, x in zip(weights, entropies, strict=True))
+        loss = self._weighted_loss_entropy(entropies)
         outputs = {
             "entropy": reduce(total.detach(), mask),
             "loss_entropy": reduce(loss, mask, self.reduction),
@@ -383,6 +382,21 @@ class ActorCriticLoss(LossModule):
             for head, x in zip(self._actor.heads, entropies, strict=True):
                 outputs[_entropy_of(head).name] = reduce(x.detach(), mask)
         return outputs
+
+    def _weighted_loss_entropy(self, entropies: Any) -> Tensor:
+        """The entropy's loss of each step, from each head's entropy; of one head, the tensor."""
+        each = [entropies] if isinstance(entropies, Tensor) else entropies
+        weights = [getattr(self, name) for name in self._entropy_coefficients]
+        loss: Tensor = -sum(w * x for w, x in zip(weights, each, strict=True))
+        return loss
+
+    def _log_probs(self, tensordict: Any) -> tuple[Tensor, Any]:
+        """Of the recorded actions, ``[*B, 1]``, and the distribution where the actor gives one."""
+        data = read(self.name, self.in_keys, tensordict, {})
+        actions = self.require_each_recorded(data, "action")
+        log_prob = self._actor.log_prob(self._actor(data), actions)
+        get_dist: Any = getattr(self.actor_network, "get_dist", None)
+        return log_prob.unsqueeze(-1), get_dist and get_dist(tensordict)
 
     def _critic_terms(self, steps: Steps, weight: float) -> dict[str, Tensor]:
         value, target, mask = steps.value, steps.value_target, steps.mask

@@ -19,9 +19,10 @@ from compiled_rl.losses.off_policy import (
     OffPolicyOptions,
     squared_error,
 )
+from compiled_rl.losses.parts import DDPGParts
 
 
-class DDPGLoss(OffPolicyLoss):
+class DDPGLoss(DDPGParts, OffPolicyLoss):
     """Deep deterministic policy gradient.
 
         y          = reward + gamma * (0 if terminated else Q'(next_observation, next_action))

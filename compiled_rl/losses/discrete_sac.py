@@ -17,13 +17,14 @@ from compiled_rl.functional import (
 from compiled_rl.losses.arguments import check_actor, check_count, check_options
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TRANSITION
+from compiled_rl.losses.parts import DiscreteSACParts
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
 from compiled_rl.losses.temperature import automatic
 from compiled_rl.modules import Categorical
 from compiled_rl.modules.q_policy import action_family
 
 
-class DiscreteSACLoss(SoftLoss):
+class DiscreteSACLoss(DiscreteSACParts, SoftLoss):
     """Soft actor-critic of discrete actions: the mean over all of them, and no noise.
 
         V(s)        = sum over a of p(a) * (min over the critics of Q'(s, a) - alpha * log(p(a)))

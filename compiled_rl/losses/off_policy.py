@@ -24,7 +24,7 @@ from compiled_rl.estimators import (
 from compiled_rl.functional.scalars import where_valid
 from compiled_rl.kernels.checks import check_shape
 from compiled_rl.losses.arguments import check_distance
-from compiled_rl.losses.base import LossModule
+from compiled_rl.losses.declared import DeclaredLoss
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.modules import frozen_copy
 
@@ -50,7 +50,7 @@ class OffPolicyOptions(TypedDict, total=False):
     priority_key: Optional[Key]
 
 
-class OffPolicyLoss(LossModule):
+class OffPolicyLoss(DeclaredLoss):
     """A loss that fits action values to bootstrapped targets, on transitions of any policy.
 
         y          = the value estimator's target: reward + gamma * next_value, for TD0
@@ -95,7 +95,7 @@ class OffPolicyLoss(LossModule):
             )
         self.use_prioritized_weights = use_prioritized_weights
         if priority_key is not None:
-            self.tensor_keys["priority"] = self._key("priority", priority_key)
+            self.tensor_keys["priority"] = self.checked_key("priority", priority_key)
 
     def hold(self, **forms: Any) -> None:
         """Keep plain forms outside the module tree: their modules are those of children already."""

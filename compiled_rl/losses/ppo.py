@@ -21,6 +21,7 @@ from compiled_rl.losses.actor_critic import (
     Steps,
 )
 from compiled_rl.losses.arguments import check_options, check_range
+from compiled_rl.losses.parts import ExplainedCriticPart
 from compiled_rl.modules import frozen_copy
 
 CRITIC = (
@@ -67,7 +68,7 @@ class Ratio(NamedTuple):
         return self.log_ratio() if self.log_weight is None else self.log_ratio() + self.log_weight
 
 
-class PPOLoss(ActorCriticLoss):
+class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
     """PPO without a bound on the ratio.
 
         ratio          = exp(log_prob - behavior_log_prob)

@@ -8,10 +8,11 @@ from compiled_rl.adapters import Data, Field, PlainForm
 from compiled_rl.functional import policy_gradient, reduce
 from compiled_rl.losses.actor_critic import INPUTS, ActorCriticLoss, ActorCriticOptions, Steps
 from compiled_rl.losses.arguments import check_options
+from compiled_rl.losses.parts import CriticPart
 from compiled_rl.modules import frozen_copy
 
 
-class ReinforceLoss(ActorCriticLoss):
+class ReinforceLoss(CriticPart, ActorCriticLoss):
     """REINFORCE with a baseline.
 
         loss_actor = -log_prob * advantage

@@ -13,11 +13,12 @@ from compiled_rl.functional import distance_loss, soft_value
 from compiled_rl.losses.arguments import check_actor, check_options
 from compiled_rl.losses.critics import parts_of
 from compiled_rl.losses.off_policy import ACTION, ACTION_VALUE, TRANSITION
+from compiled_rl.losses.parts import SACParts
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
 from compiled_rl.losses.temperature import automatic
 
 
-class SACLoss(SoftLoss):
+class SACLoss(SACParts, SoftLoss):
     """Soft actor-critic: a stochastic policy of continuous actions that is paid for its entropy.
 
         V(s)        = min over the critics of Q'(s, a) - alpha * log_prob(a),   a drawn at s

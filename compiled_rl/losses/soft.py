@@ -152,6 +152,7 @@ class SoftLoss(Temperature, OffPolicyLoss):
             **{name: reduce(x, mask, **how) for name, x in losses.items()},
             **self.temperature_terms(log_prob, mask, **how),
             "td_error": where_valid(mask, error.detach()),
+            "log_prob": log_prob.detach(),  # for the parts alone
         }
 
     def critic_terms(

@@ -20,13 +20,14 @@ from compiled_rl.losses.off_policy import (
     OffPolicyLoss,
     OffPolicyOptions,
 )
+from compiled_rl.losses.parts import TD3Parts
 from compiled_rl.modules.coefficients import holds
 from compiled_rl.modules.families.base import normal_like
 
 _NOISE = in_next("action_noise")
 
 
-class TD3Loss(OffPolicyLoss):
+class TD3Loss(TD3Parts, OffPolicyLoss):
     """Twin delayed deep deterministic policy gradient.
 
         next_action = clip(pi'(next_observation) + clip(policy_noise * noise, -noise_clip,

@@ -179,7 +179,7 @@ def _put(tensors: dict[Any, Tensor], new: dict[Any, Tensor]) -> None:
 def _check(loss: LossModule, max_grad_norm: Optional[float], mode: str) -> None:
     if not isinstance(loss, LossModule):
         raise TypeError(f"UpdateStep: `loss` must be a LossModule, got a {type(loss).__name__}")
-    if not loss.minimised:
+    if not getattr(loss, "minimised", ()):
         raise ValueError(
             "UpdateStep: `loss` must declare `fields` with an output `loss...`, got a "
             f"{type(loss).__name__} with none; train it by `forward`, `backward` and `step`"

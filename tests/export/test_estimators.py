@@ -3,13 +3,17 @@
 A row of ``tests/cases.py`` with a time axis is all that an estimator needs to be tested here.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests import variants
-from tests.cases import CASES, Case
+from tests.cases import CASES, Case, is_nearly_another
 
+Variant = Callable[..., Any]
 every_estimator = pytest.mark.parametrize(
     "case", [case for case in CASES if "time" in case.dynamic], ids=lambda case: case.name
 )
@@ -41,10 +45,16 @@ def exact_at_every_length(case, variant, folder):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=atol)
 
 
+def tier(case: Case, variant: Variant) -> Any:
+    """Slow are programs of what another row is nearly."""
+    slow = is_nearly_another(case) and variant is not variants.torchscript
+    return [pytest.mark.slow] if slow else []
+
+
 @pytest.mark.parametrize(
     ("case", "variant"),
     [
-        pytest.param(case, variant, id=f"{case.name}-{variant.__name__}")
+        pytest.param(case, variant, id=f"{case.name}-{variant.__name__}", marks=tier(case, variant))
         for case in CASES
         for variant in (variants.onnx, variants.pt2, variants.torchscript)
         if "time" in case.dynamic and (case.scriptable or variant is not variants.torchscript)
