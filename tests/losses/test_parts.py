@@ -9,7 +9,7 @@ from torch import Tensor
 from compiled_rl import losses
 from tests.losses.parity import pair, steps
 from tests.losses.peers import gradients, make
-from tests.losses.soft_networks import draws
+from tests.losses.soft_networks import draws, soft, value
 from tests.losses.test_off_policy import gradients as ordered_gradients
 from tests.losses.test_off_policy import pair as moved_pair
 from tests.losses.transitions import SUBJECTS
@@ -26,7 +26,9 @@ PARTS = [
     ("discrete-sac", "actor_loss"),
     ("discrete-sac", "qvalue_loss"),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:No target network updater", "ignore:.*cannot include scalar values"
+)
 
 
 @pytest.mark.parametrize(("subject", "part"), PARTS)
@@ -65,8 +67,6 @@ def test_the_temperatures_loss_is_the_peers() -> None:
 
 
 def test_the_value_networks_loss_is_that_of_a_call() -> None:
-    from tests.losses.soft_networks import soft, value
-
     networks = soft("normal")
     loss = losses.SACLoss(networks[0], networks[1], value(), target_entropy=-3.0)
     data = SUBJECTS["sac"].data(6)

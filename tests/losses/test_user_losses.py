@@ -90,6 +90,21 @@ def test_the_documented_example_runs_as_written() -> None:
     assert loss.forwarded == {"action": "action2"}
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_default_keys_may_be_a_class_or_an_instance(made: bool) -> None:
+    class Mine(compiled_rl.LossModule):
+        @dataclass
+        class _AcceptedKeys:
+            action: str = "action"
+
+        default_keys = _AcceptedKeys() if made else _AcceptedKeys
+
+    loss = Mine()
+    loss.set_keys(action="other")
+    loss.set_keys(action=None)
+    assert loss.tensor_keys.action == "action"
+
+
 @on_both
 def test_keys_are_set_restored_and_refused(library: Any) -> None:
     loss = written(library)(network())
@@ -196,6 +211,17 @@ def test_the_mode_may_be_the_classs(library: Any) -> None:
 
     assert Random()(None) is ExplorationType.RANDOM
     assert Nested()(None) == (ExplorationType.RANDOM, ExplorationType.RANDOM)
+
+
+def test_a_loss_without_tensordict_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compiled_rl.losses.base.find_spec", lambda name: None)
+
+    class Plain(compiled_rl.LossModule):
+        def forward(self, x):
+            return 2 * x
+
+    assert Plain()(3) == 6
+    assert not hasattr(Plain.forward, "__wrapped__")
 
 
 @on_both
