@@ -59,7 +59,20 @@ def sequences(loss: Any) -> list[Any]:
     return [batch.exclude("advantage", "value_target") for batch in batches]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}-{row.form}-{row.head}")
+def once_a_loss() -> list[Any]:
+    """Each loss in one form, each estimator once; the other form is slow."""
+    fast = {"A2CLoss": "tensordict", "PPOLoss": "keywords", "KLPENPPOLoss": "tensordict"}
+    return [
+        pytest.param(
+            row,
+            id=f"{row.name}-{row.form}-{row.head}",
+            marks=[] if fast.get(row.name, "keywords") == row.form else [pytest.mark.slow],
+        )
+        for row in ROWS
+    ]
+
+
+@pytest.mark.parametrize("row", once_a_loss())
 def test_compiles_whole_and_seldom(row: Row) -> None:
     loss = make(row.name, row.head, row.trunk, **row.arguments).make_value_estimator(row.estimator)
     batches = sequences(loss)

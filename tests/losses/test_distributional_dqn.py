@@ -131,7 +131,10 @@ def _loss_if_next(loss, data, action):
 # ---- one graph -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["keywords", "tensordict", "n steps"])
+@pytest.mark.parametrize(
+    "form",
+    ["tensordict", *[pytest.param(x, marks=pytest.mark.slow) for x in ("keywords", "n steps")]],
+)
 def test_compiles_whole_and_seldom(form):
     if form == "tensordict":
         loss = DistributionalDQNLoss(*q.c51(OneHot(q.ACTIONS)), **GAMMA)

@@ -358,8 +358,15 @@ def test_truncation_bootstraps_and_termination_does_not():
 # ---- compiled ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["keywords", "mapping", "tensordict"])
-@pytest.mark.parametrize("estimated", [False, True], ids=["given", "estimated"])
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(x, marks=pytest.mark.slow) for x in ("keywords", "tensordict")] + ["mapping"],
+)
+@pytest.mark.parametrize(
+    "estimated",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["given", "estimated"],
+)
 def test_compiles_with_at_most_two_graphs(form, estimated):
     loss = make(clip_value=0.2)
     batches = [make_data(loss.actor_network, (n, 4), seed=n) for n in (2, 3, 5, 8, 13, 21)]

@@ -42,7 +42,8 @@ def test_vtrace_corrects_for_the_policy_that_acted():
         torch.testing.assert_close(loss(data)[name], loss(given)[name])
 
 
-@pytest.mark.parametrize("form", [pytest.param("keywords", marks=pytest.mark.slow), "tensordict"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["keywords", "tensordict"])
 @pytest.mark.parametrize("value_type", OF_ONE_AGENT, ids=lambda member: member.name)
 def test_compiles_whole_with_every_estimator(value_type, form):
     actor, critic = plain_networks("normal")
