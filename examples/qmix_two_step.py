@@ -28,6 +28,7 @@ class Game(NamedTuple):
     A state below zero is the end.
     """
 
+    title: str
     names: tuple[str, ...]
     payoff: list[list[list[float]]]
     leads_to: list[list[list[int]]]
@@ -35,11 +36,13 @@ class Game(NamedTuple):
 
 _END = [[-1, -1], [-1, -1]]
 TWO_STEP = Game(
+    title="the two-step game",
     names=("1", "2A", "2B"),
     payoff=[[[0, 0], [0, 0]], [[7, 7], [7, 7]], [[0, 1], [1, 8]]],
     leads_to=[[[1, 1], [2, 2]], _END, _END],
 )
 NON_MONOTONIC = Game(
+    title="payoffs [[8, -12, -12], [-12, 0, 0], [-12, 0, 0]]",
     names=("only",),
     payoff=[[[8, -12, -12], [-12, 0, 0], [-12, 0, 0]]],
     leads_to=[[[-1] * 3] * 3],
@@ -100,7 +103,7 @@ def learn(
 
 def show(game: Game, kind: str, values: list[list[list[float]]]) -> None:
     """A row for each action of the first agent, in each state."""
-    table = Table(title=f"Q of the team, {kind}")
+    table = Table(title=f"{kind.upper()}, {game.title}")
     for head in (
         "state",
         "first agent",
@@ -109,7 +112,9 @@ def show(game: Game, kind: str, values: list[list[list[float]]]) -> None:
         table.add_column(head)
     for name, matrix in zip(game.names, values, strict=True):
         for k, row in enumerate(matrix):
-            table.add_row(name if k == 0 else "", chr(65 + k), *[f"{x:.2f}" for x in row])
+            table.add_row(
+                name if k == 0 else "", chr(65 + k), *[f"{round(x, 2) + 0.0:.2f}" for x in row]
+            )
     Console().print(table)
 
 
