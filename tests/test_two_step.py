@@ -50,5 +50,5 @@ def test_every_joint_action_of_every_state_is_a_step():
 def test_the_tables_are_printed(capsys):
     qmix_two_step.main(steps=2)
     printed = capsys.readouterr().out
-    for words in ("Q of the team, qmix", "Q of the team, vdn", "2B", "second: C"):
+    for words in ("QMIX, the two-step game", "VDN, payoffs", "2B", "second: C"):
         assert words in printed
