@@ -23,6 +23,7 @@ from compiled_rl.losses.arguments import (
 )
 from compiled_rl.losses.declared import DeclaredLoss
 from compiled_rl.losses.dtypes import widened
+from compiled_rl.losses.norms import check_norm, learn
 
 _FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
 
@@ -81,6 +82,7 @@ class EntropyOptions(ActorCriticOptions, total=False):
     entropy_coef: Optional[float | Mapping[Key, float]]
     critic_coeff: Optional[float]
     critic_coef: Optional[float]
+    advantage_norm: Optional[nn.Module]
 
 
 class ActorCriticLoss(DeclaredLoss):
@@ -116,6 +118,10 @@ class ActorCriticLoss(DeclaredLoss):
         entropy_coeff: weight of the entropy, or one of each head, by the head's action key with or
             without the suffix ``_entropy`` or ``_log_prob``; None: 0.01. ``entropy_coef`` is the
             same.
+        advantage_norm: a ``ValueNorm``, or one of TorchRL's, by whose ``scale()`` advantages are
+            divided; they are not shifted. In training mode with gradients enabled it learns from
+            the value targets of a call that computes the advantage, and from no other: where
+            advantages are given, show it the targets of a rollout once. None: none.
         separate_losses: whether the critic's loss leaves parameters and features that it shares
             with the policy alone.
         functional: accepted for the peer's sake. The networks are ordinary children either way,
@@ -131,7 +137,7 @@ class ActorCriticLoss(DeclaredLoss):
 
     Raises:
         KeyError: the critic has no output of the key of ``value``, or a head has no coefficient.
-        TypeError: a network is missing or of no known kind.
+        TypeError: a network is missing or of no known kind, or ``advantage_norm`` is none.
         ValueError: an argument is out of its range, or was given under two names with two values.
     """
 
@@ -175,6 +181,7 @@ class ActorCriticLoss(DeclaredLoss):
         value_key: Optional[Key] = None,
         entropy_coef: Optional[float | Mapping[Key, float]] = None,
         critic_coef: Any = NOT_GIVEN,
+        advantage_norm: Optional[nn.Module] = None,
     ) -> None:
         super().__init__(reduction, loss_mask_key)
         name = self.name
@@ -200,6 +207,7 @@ class ActorCriticLoss(DeclaredLoss):
         critic_coeff = 1.0 if weight is NOT_GIVEN else weight
         self.register_coefficient("critic_coeff", critic_coeff if self.critic_network else None)
         self.register_coefficient("clip_value", check_clip_value(name, clip_value))
+        self.advantage_norm: Any = check_norm(name, "advantage_norm", advantage_norm)
         self._take_keys(advantage_key, value_target_key, value_key)
         if self.critic_network is not None:
             self.make_value_estimator()
@@ -296,7 +304,7 @@ class ActorCriticLoss(DeclaredLoss):
         actions = self.require_each_recorded(data, "action")
         policy = widened(self._actor(data), self._actor.out_keys, self.actor_network)
         log_prob = self._actor.log_prob(policy, actions)
-        steps = self._steps(data, policy, log_prob, self.mask(data, log_prob.shape))
+        steps = self._scaled(self._steps(data, policy, log_prob, self.mask(data, log_prob.shape)))
         outputs = self.policy_terms(data, policy, steps)
         if self.entropy_bonus:
             outputs |= self._entropy_terms(policy, steps.mask)
@@ -345,7 +353,17 @@ class ActorCriticLoss(DeclaredLoss):
         )
         terms = {"advantage": advantage, "value_target": value_target}
         terms |= {name: found[name] for name in ("value", "old_value") if name in found}
-        return self._aligned(log_prob, mask, terms)
+        steps = self._aligned(log_prob, mask, terms)
+        if self.advantage_norm is not None and steps.value_target is not None:
+            learn(self, self.advantage_norm, steps.value_target.unsqueeze(-1), steps.mask)
+        return steps
+
+    def _scaled(self, steps: Steps) -> Steps:
+        """The steps with advantages on the scale of ``advantage_norm``."""
+        if self.advantage_norm is None:
+            return steps
+        scaled = steps.advantage.unsqueeze(-1) / self.advantage_norm.scale()
+        return steps._replace(advantage=scaled.squeeze(-1))
 
     def _aligned(self, log_prob: Tensor, mask: Optional[Tensor], found: dict[str, Tensor]) -> Steps:
         trailing = found["advantage"].dim() - log_prob.dim()

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Optional, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data
 from compiled_rl.estimators import ValueEstimators
 from compiled_rl.losses.actor_critic import Steps
+from compiled_rl.losses.norms import check_norm, learn
 from compiled_rl.losses.ppo import RatioOptions
 from compiled_rl.losses.ppo_clip import ClipPPOLoss
-from compiled_rl.modules import ValueNorm
 
 _VALUES = ("value", "value_target", "old_value")
 
@@ -81,18 +80,7 @@ class MAPPOLoss(ClipPPOLoss):
             normalize_advantage_exclude_dims=normalize_advantage_exclude_dims,
             **options,
         )
-        self.value_norm = self._check_norm(value_norm)
-
-    def _check_norm(self, norm: Any) -> Optional[nn.Module]:
-        known = isinstance(norm, nn.Module) and all(
-            hasattr(norm, name) for name in ("shape", "update", "normalize")
-        )
-        if norm is not None and not known:
-            raise TypeError(
-                f"{self.name}: `value_norm` must be a ValueNorm or None, got {type(norm).__name__}"
-            )
-        checked: Optional[nn.Module] = norm
-        return checked
+        self.value_norm = check_norm(self.name, "value_norm", value_norm)
 
     def _values(self, data: Data, policy: Data, log_prob: Tensor) -> dict[str, Tensor]:
         return self._of_agents(super()._values(data, policy, log_prob), log_prob)
@@ -124,8 +112,7 @@ class MAPPOLoss(ClipPPOLoss):
         norm = self.value_norm
         columns = {name: getattr(steps, name) for name in _VALUES}
         columns = {name: x.unsqueeze(-1) for name, x in columns.items() if x is not None}
-        if self.training and norm.training and torch.is_grad_enabled():
-            _update(norm, columns["value_target"], steps.mask)
+        learn(self, norm, columns["value_target"], steps.mask)
         return steps._replace(
             **{name: norm.normalize(x).squeeze(-1) for name, x in columns.items()}
         )
@@ -138,16 +125,3 @@ class IPPOLoss(MAPPOLoss):
 
     Reference: de Witt et al. 2020, arXiv:2011.09533.
     """
-
-
-def _update(norm: Any, target: Tensor, mask: Optional[Tensor]) -> None:
-    """Show the normaliser the targets ``[*B, 1]`` of the steps that are valid for all it tells."""
-    if mask is None:
-        norm.update(target)
-        return
-    agents = len(norm.shape) - 1
-    whole = mask.flatten(-agents).all(-1) if agents else mask
-    if isinstance(norm, ValueNorm):
-        norm.update(target, whole)
-    elif whole.any():  # TorchRL's take no mask, and nothing for NaN
-        norm.update(target[whole])

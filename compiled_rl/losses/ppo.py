@@ -143,6 +143,10 @@ class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
                 options[name] = None
         networks = (actor_network, critic_network)
         super().__init__(*networks, clip_value=clip_value, entropy_bonus=entropy_bonus, **options)
+        if normalize_advantage and self.advantage_norm is not None:
+            raise ValueError(
+                f"{self.name}: `advantage_norm` must be None with `normalize_advantage`, got both"
+            )
         self.normalize_advantage = normalize_advantage
         self.normalize_advantage_exclude_dims = _dims(self.name, normalize_advantage_exclude_dims)
         self.log_explained_variance = log_explained_variance
