@@ -245,10 +245,12 @@ def test_a_named_time_is_no_matter_for_one_step(subject):
     data.names = ["time", None]
     for name, x in loss(data).items():
         assert torch.equal(x, before[name])
-    with pytest.raises(
-        ValueError, match="the dimension named 'time' must be the value estimator's"
-    ):
-        loss.make_value_estimator("td1")(data)
+    named = loss.make_value_estimator("td1")(data)
+    data.names = [None, None]
+    asked = loss.make_value_estimator("td1", time_dim=0)(data)
+    for name in loss.minimised:
+        assert torch.equal(named[name], asked[name])
+        assert not torch.equal(named[name], before[name]) or name in ("loss_actor", "loss_alpha")
 
 
 @every_loss
