@@ -134,8 +134,20 @@ class DeclaredLoss(KeyedModule, LossModule):
         """Set what the caller's TensorDict is to hold."""
         for field in self.fields:
             if field.kind == "written" and is_tensordict(source):
-                key, x = self.tensor_keys[field.name], computed[keyword(field.key)]
-                source.set(key, x, inplace=source.is_locked)  # a locked one takes nothing else
+                self._write(source, self.tensor_keys[field.name], computed[keyword(field.key)])
+
+    def _write(self, source: Any, key: Key, x: Tensor) -> None:
+        """In a column where there is one, as TorchRL writes it; a locked one is written in place."""
+        held = source.get(key, None)
+        if held is not None and held.shape == (*x.shape, 1):
+            x = x.unsqueeze(-1)
+        if source.is_locked and (held is None or held.shape != x.shape):
+            got = "none" if held is None else list(held.shape)
+            raise RuntimeError(
+                f"{self.name}: a locked TensorDict must have the key {key!r}, to which priorities "
+                f"are written, of shape {list(x.shape)} or {[*x.shape, 1]}, got {got}"
+            )
+        source.set(key, x, inplace=source.is_locked)
 
     @property
     def minimised(self) -> tuple[str, ...]:

@@ -232,9 +232,16 @@ def test_a_locked_tensordict_takes_priorities_in_place(subject):
     loss = subject.ours()
     data = with_noise(loss, subject.data(6))
     expected = loss(data.clone())["td_error"]
-    data["td_error"] = held = torch.zeros(6)
-    loss(data.lock_())
-    assert torch.equal(held, expected)
+    for shape in ((6,), (6, 1)):  # TorchRL's losses of action values make a column
+        data["td_error"] = held = torch.zeros(shape)
+        loss(data.clone(False).lock_())
+        assert torch.equal(held, expected.view(shape))
+    loss(data)
+    assert data["td_error"].shape == (6, 1)
+    wrong = data.clone().set("td_error", torch.zeros(6, 2))
+    for locked, got in ((data.exclude("td_error"), "none"), (wrong, r"\[6, 2\]")):
+        with pytest.raises(RuntimeError, match=rf"must have the key 'td_error', .* got {got}"):
+            loss(locked.lock_())
 
 
 @every_estimating_loss
