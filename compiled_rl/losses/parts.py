@@ -17,7 +17,7 @@ Part = tuple[Tensor, dict[str, Tensor]]
 
 def part(loss: Any, tensordict: Any, name: str, *metrics: str) -> Part:
     """One loss, reduced, and some of what else is known then, by name."""
-    computed = loss.evaluate(read(loss.name, loss.in_keys, tensordict, {}))
+    computed = loss.evaluate(loss.inputs(tensordict, {}))
     return computed[name], {metric: computed[metric] for metric in metrics}
 
 
@@ -25,7 +25,7 @@ def each_step(loss: Any, tensordict: Any) -> dict[str, Tensor]:
     """Every output of one evaluation, losses of each step ``[*B]``; nothing moves by it."""
     twin = copy.copy(loss)  # of the same networks
     twin.__dict__.update(reduction="none", training=False)
-    computed: dict[str, Tensor] = twin.evaluate(read(loss.name, loss.in_keys, tensordict, {}))
+    computed: dict[str, Tensor] = twin.evaluate(twin.inputs(tensordict, {}))
     return computed
 
 

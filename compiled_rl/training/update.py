@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from compiled_rl.adapters import Data, read
+from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
 from compiled_rl.training.compiled import compiled
 from compiled_rl.training.fresh import Structure
@@ -67,7 +67,8 @@ class UpdateStep:
         _check_outputs(loss, minimise)
         self._outputs = loss.output_names
         self._options = {"max_grad_norm": max_grad_norm, "mode": mode, "minimise": minimise}
-        self.loss, self.optimizer, self.generator = loss, optimizer, generator
+        self.loss: Any = loss  # mypy: one that declares its fields, as was checked
+        self.optimizer, self.generator = optimizer, generator
         self.target_updater = target_updater
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimisers = optimisers_of(optimizer, names)
@@ -101,7 +102,7 @@ class UpdateStep:
             KeyError, RuntimeError, TypeError, ValueError: what the loss says of the data; nothing
                 has moved then but the generator.
         """
-        data = read(self.loss.name, self.loss.in_keys, batch, tensors)
+        data = self.loss.inputs(batch, tensors)
         self._check_fresh()
         noise = self.loss.draw_noise(data, self.generator)
         state = [optimiser.state() for optimiser in self._optimisers]

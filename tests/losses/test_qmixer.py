@@ -411,6 +411,42 @@ def test_a_mixer_that_reads_other_values_is_refused_until_its_key_is_set():
     assert ("agents", "worth") not in loss.in_keys
 
 
+class OfFeatures(nn.Module):
+    """A mixer that weights the agents by what their network sees in their observations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Linear(8, 1)
+
+    def forward(self, value: Tensor, hidden: Tensor) -> Tensor:
+        return (value * self.weight(hidden).exp()).sum(-2)
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_a_mixer_may_read_what_the_agents_compute(branch):
+    """Be it on the way to their values, or beside it; what was recorded there is not read."""
+    torch.manual_seed(0)
+    hidden = ("agents", "hidden")
+    trunk = TensorDictModule(nn.Linear(OBSERVATION, 8), [("agents", "observation")], [hidden])
+    read = ("agents", "beside") if branch else hidden
+    beside = TensorDictModule(nn.Linear(8, 8), [hidden], [("agents", "beside")])
+    local = SafeSequential(trunk, beside, t.agents("categorical", t.KEYS, hidden, network=eight))
+    mixer = TensorDictModule(OfFeatures(), [t.KEYS["local_value"], read], [t.KEYS["global_value"]])
+    loss, data = QMixerLoss(local, mixer), steps(6)
+    theirs = torchrl.QMixerLoss(local, mixer, action_space="categorical")
+    assert not {hidden, read} & set(loss.in_keys)
+    expected = theirs(data.clone())["loss"]
+    for place in (data, data["next"]):
+        place[hidden] = place[read] = torch.zeros(6, t.AGENTS, 8)
+    torch.testing.assert_close(loss(data)["loss"], expected)
+    learning = [*trunk.parameters(), *mixer.parameters()]
+    assert all(x.abs().sum() > 0 for x in torch.autograd.grad(loss(data)["loss"], learning))
+
+
+def eight(out: int) -> nn.Module:
+    return nn.Linear(8, out)
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "words"),
     [
