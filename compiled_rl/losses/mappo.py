@@ -117,10 +117,11 @@ class MAPPOLoss(ClipPPOLoss):
             for name, x in found.items()
         }
 
-    def _critic_terms(self, steps: Steps, weight: float) -> dict[str, Tensor]:
+    def critic_terms(self, steps: Steps, weight: float, reduction: str) -> dict[str, Tensor]:
+        """The critic's loss on the scale of ``value_norm``, and its metrics."""
         if self.value_norm is not None:
             steps = self._normalised(steps)
-        return super()._critic_terms(steps, weight)
+        return super().critic_terms(steps, weight, reduction)
 
     def _normalised(self, steps: Steps) -> Steps:
         """The steps with values as the normaliser has them, which learns from the targets first."""
