@@ -137,7 +137,7 @@ class DeclaredLoss(KeyedModule, LossModule):
                 self._write(source, self.tensor_keys[field.name], computed[keyword(field.key)])
 
     def _write(self, source: Any, key: Key, x: Tensor) -> None:
-        """In a column where there is one, as TorchRL writes it; a locked one is written in place."""
+        """Into the column that TorchRL may have made; in place where the TensorDict is locked."""
         held = source.get(key, None)
         if held is not None and held.shape == (*x.shape, 1):
             x = x.unsqueeze(-1)

@@ -4,8 +4,10 @@ import copy
 from typing import Any, Optional
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from compiled_rl.modules.calls import holds_tensordict
+from compiled_rl.modules.ensemble import tensors_of
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -15,7 +17,16 @@ def frozen_copy(network: nn.Module) -> nn.Module:
 
     Args:
         network: copied as it is now; a tensor that it holds twice is held twice by the copy.
+
+    Raises:
+        ValueError: a parameter of a lazy module has no shape yet.
     """
+    lazy = [name for name, x in tensors_of(network) if is_lazy(x)]
+    if lazy:
+        raise ValueError(
+            "`network` must have been called once before it is copied, so that its lazy modules "
+            f"know their shapes, got one without at {lazy[0]!r}"
+        )
     frozen = copy.deepcopy(network).eval()
     made: dict[Tensor, Tensor] = {}
     for module in frozen.modules():

@@ -92,6 +92,8 @@ def test_another_network_is_refused_and_nothing_changes(make, name):
     assert all(map(torch.equal, values(loss), before))
     with pytest.raises(AttributeError, match=rf"no network `actor`; the networks are .*{name}"):
         loss.get_stateful_net("actor")
+    loss.family = nn.Identity()  # a part without parameters is no network
+    assert "family" not in loss._network_names()
 
 
 @losses
