@@ -153,6 +153,7 @@ class ActorCriticLoss(DeclaredLoss):
         "entropy_bonus",
         "separate_losses",
         "functional",
+        "advantage_norm",
     )
 
     critic_coeff: Optional[float]  # 0-d buffers all: assign a number, and it is copied in place

@@ -66,6 +66,8 @@ class MAPPOLoss(ClipPPOLoss):
 
     default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.MAGAE
 
+    fixed: ClassVar[tuple[str, ...]] = (*ClipPPOLoss.fixed, "value_norm")
+
     value_norm: Any
 
     def __init__(

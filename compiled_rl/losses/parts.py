@@ -120,7 +120,14 @@ class SACParts(SoftParts):
         return self._qvalue_part(tensordict)
 
     def value_loss(self, tensordict: Any) -> Part:
-        """The value network's loss, and nothing else."""
+        """The value network's loss, and nothing else.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        owner: Any = self
+        if owner.value_network is None:
+            raise RuntimeError(f"{owner.name}: `value_loss` needs a `value_network`, got None")
         return part(self, tensordict, "loss_value")
 
 

@@ -303,3 +303,11 @@ def test_what_is_no_normaliser_is_refused():
         MAPPOLoss(*team(), value_norm=nn.BatchNorm1d(1))
     with pytest.raises(TypeError, match="MAPPOLoss: `value_nrom` is not an argument"):
         MAPPOLoss(*team(), value_nrom=None)
+
+
+@pytest.mark.parametrize("norm", [None, modules.PopArtValueNorm()])
+def test_a_normaliser_is_fixed_when_the_loss_is_made(norm):
+    loss = MAPPOLoss(*team(), value_norm=norm)
+    for name in ("value_norm", "advantage_norm"):
+        with pytest.raises(AttributeError, match=f"`{name}` is fixed when it is made"):
+            setattr(loss, name, nn.Linear(1, 1))

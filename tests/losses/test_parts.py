@@ -77,6 +77,9 @@ def test_the_value_networks_loss_is_that_of_a_call() -> None:
     data.update(dict.fromkeys(("action_noise", "value_action_noise"), draws(data, 3)[0]))
     torch.testing.assert_close(loss.value_loss(data)[0], loss(data)["loss_value"])
     torch.testing.assert_close(loss.qvalue_v1_loss(data)[0], loss(data)["loss_qvalue"])
+    without = losses.SACLoss(networks[0], networks[1], target_entropy=-3.0)
+    with pytest.raises(RuntimeError, match="`value_loss` needs a `value_network`, got None"):
+        without.value_loss(data)
 
 
 CRITICS = [("A2CLoss", 2), ("PPOLoss", 3), ("ClipPPOLoss", 3), ("KLPENPPOLoss", 3)]
