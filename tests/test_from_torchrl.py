@@ -1,5 +1,6 @@
 """Every row of docs/from_torchrl.md against both libraries."""
 
+import copy
 import dataclasses
 import inspect
 import re
@@ -14,10 +15,14 @@ import torchrl.objectives
 import torchrl.objectives.multiagent
 import torchrl.objectives.value
 import torchrl.objectives.value.functional
+from torchrl.trainers import TargetNetUpdaterHook, Trainer
 
 import compiled_rl
-from tests.losses.peers import networks
+from tests.losses.parity import steps
+from tests.losses.peers import networks, unestimated
 from tests.losses.test_documents_off_policy import make_ddpg, make_dqn, make_sac, make_td3
+from tests.losses.test_off_policy import ALL, align, assert_parity
+from tests.losses.transitions import SUBJECTS, Subject
 from tests.losses.tutorial import PEER
 
 PAGE = (Path(__file__).parent.parent / "docs" / "from_torchrl.md").read_text()
@@ -220,13 +225,13 @@ def test_links_lead_somewhere() -> None:
         assert not anchor or anchor in slugs
 
 
-def code() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", section("What to change"), re.DOTALL)
+def code(title: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
 
 
 def test_a_script_runs_with_its_imports_changed() -> None:
     """To the same losses, with the same parameters after a few updates."""
-    theirs, ours, rest = code()
+    theirs, ours, rest = code("What to change")
     results = []
     for imports in (theirs, ours):
         names: dict[str, Any] = {}
@@ -239,3 +244,86 @@ def test_a_script_runs_with_its_imports_changed() -> None:
 def test_the_tutorials_imports_are_on_the_page() -> None:
     here = {quoted(row[0])[0].rsplit(".", 1)[1] for row in rows("Names")}
     assert set(vars(PEER)) | {"hold_out_params", "SoftUpdate"} <= here
+
+
+def assert_converted(ours: Any, theirs: Any) -> None:
+    """By the page's lines, into a loss of other weights."""
+    names: dict[str, Any] = {}
+    exec(*code("Checkpoints"), names)
+    with torch.no_grad():
+        for x in ours.parameters():
+            x.add_(1.0)
+    ours.load_state_dict(names["converted_state_dict"](theirs.state_dict(), ours))
+
+
+@pytest.mark.parametrize("subject", ALL.values(), ids=ALL)
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoints_are_converted(subject: Subject) -> None:
+    """Before TorchRL's first call, and behind it, with another discount."""
+    theirs, data = subject.theirs(), subject.data(6)
+    align(subject.ours(), theirs)
+    for gamma in (None, 0.5):
+        if gamma is not None:
+            theirs.make_value_estimator(torchrl.objectives.ValueEstimators.TD0, gamma=gamma)
+        ours = subject.ours()
+        assert_converted(ours, theirs)
+        assert_parity(ours, theirs, subject, data)
+
+
+@pytest.mark.parametrize("name", ["A2CLoss", "ReinforceLoss", "ClipPPOLoss", "KLPENPPOLoss"])
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoints_of_an_actor_and_a_critic_are_converted(name: str) -> None:
+    theirs = getattr(torchrl.objectives, name)(*networks())
+    data = unestimated(steps())
+    for _ in range(2):
+        ours = getattr(compiled_rl, name)(*networks())
+        assert_converted(ours, theirs)
+        mine, expected = (loss(data.clone()) for loss in (ours, theirs))
+        for key in ours.minimised:
+            torch.testing.assert_close(mine[key], expected[key])
+
+
+class Nothing:
+    """As much of a collector as a trainer that is made asks for."""
+
+    def set_seed(self, *_: Any, **__: Any) -> int:
+        return 0
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_updater_is_a_hook_of_torchrls_trainer() -> None:
+    """By the page's line, after every update."""
+    loss = SUBJECTS["ddpg"].ours()
+    updater = compiled_rl.SoftUpdate(loss, tau=0.5)
+    with pytest.raises(ValueError, match="Expected a target network updater"):
+        TargetNetUpdaterHook(updater)
+    with pytest.raises(ValueError, match="must be a LossModule"):
+        torchrl.objectives.SoftUpdate(loss, tau=0.5)
+    trainer = Trainer(
+        collector=Nothing(),
+        total_frames=1,
+        frame_skip=1,
+        optim_steps_per_batch=2,
+        loss_module=loss,
+        optimizer=torch.optim.SGD(loss.parameters(), 0.1),
+        progress_bar=False,
+        seed=0,
+    )
+    exec(*code("TorchRL's Trainer"), {"trainer": trainer, "updater": updater})
+    twin = copy.deepcopy(loss)
+    data = SUBJECTS["ddpg"].data(6)
+    trainer.optim_steps(data)
+    by_hand(twin, data)
+    torch.testing.assert_close(loss.state_dict(), twin.state_dict())
+
+
+def by_hand(loss: Any, data: Any) -> None:
+    """The same two updates."""
+    updater = compiled_rl.SoftUpdate(loss, tau=0.5)
+    optimizer = torch.optim.SGD(loss.parameters(), 0.1)
+    for _ in range(2):
+        outputs = loss(data)
+        (outputs["loss_actor"] + outputs["loss_value"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        updater.step()
