@@ -32,6 +32,8 @@ def each_step(loss: Any, tensordict: Any) -> dict[str, Tensor]:
 def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Tensor], ...]:
     """The critic's loss of each step, shaped as the value target, and metrics, None where off.
 
+    Where the target is a team's, ``[*B, T, 1]``, the loss is each agent's, ``[*B, T, n, 1]``.
+
     Raises:
         KeyError: there is no value target.
         RuntimeError: the loss has no critic, or it has no weight.
@@ -43,7 +45,8 @@ def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Ten
     if target is None:
         raise KeyError(f"{loss.name}: the key {key!r} for `value_target` was not found")
     computed = each_step(loss, tensordict)
-    each = computed[loss.critic_output].reshape(target.shape)
+    each = computed[loss.critic_output]
+    each = each if each.shape == target.shape else each.unsqueeze(-1)
     return each, *[computed.get(metric) for metric in metrics]
 
 
