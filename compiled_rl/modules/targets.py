@@ -35,9 +35,6 @@ def frozen_copy(network: nn.Module) -> nn.Module:
             continue
         for name, parameter in list(module._parameters.items()):
             _freeze(module, name, parameter, made)
-        if isinstance(module, nn.RNNBase):
-            # It keeps a list of its own, which still has the parameters.
-            module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
     return frozen
 
 

@@ -42,6 +42,12 @@ def test_shared_parameters_are_held_out_of_the_second_network():
     assert critic[1].weight.grad is not None
 
 
+def test_only_what_the_loss_has_already_is_held_out_of_one_network():
+    loss, critic = compiled_rl.LossModule(), nn.Linear(2, 1)
+    loss.convert_to_functional(critic, "critic", compare_against=critic.parameters())
+    assert all(x.requires_grad for x in loss.critic_params.values())
+
+
 def test_a_native_losss_parameters_are_viewed_too():
     loss = compiled_rl.DDPGLoss(*networks())
     assert loss.value_network_params["module", "mlp1", "0", "weight"] is next(
@@ -276,6 +282,22 @@ def test_a_view_that_is_detached_leaves_no_parameters_behind():
         with view.to_module(module):
             assert not critic(torch.ones(1, 2)).requires_grad
         assert [(name, id(x)) for name, x in critic.named_parameters()] == before
+
+
+def test_a_view_inside_of_another_tensordict_compiles():
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(nn.Sequential(nn.Linear(2, 1)), "critic", create_target_params=True)
+    holder = nn.ModuleDict({"critic": loss.critic})
+
+    def call(x: torch.Tensor) -> list[torch.Tensor]:
+        found = []
+        for view in (loss.target_critic_params, loss.critic_params.detach(), loss.critic_params):
+            with TensorDict({"critic": view}, []).to_module(holder):
+                found.append(loss.critic(x))
+        return found
+
+    found = torch.compile(call, fullgraph=True, backend="eager")(torch.ones(3, 2))
+    assert [x.requires_grad for x in found] == [False, False, True]
 
 
 def test_what_is_not_annotated_is_taken(recwarn):
