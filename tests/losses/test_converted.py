@@ -114,14 +114,18 @@ def test_a_name_must_be_a_name_and_free(name):
 
 def test_a_network_without_values_is_neither_copied_nor_drawn_anew():
     loss, lazy = compiled_rl.LossModule(), nn.Sequential(nn.LazyLinear(5))
-    copied = r"`network` must have been called once .* got one without at '0.weight'"
+    copied = "must have been called once before the loss is made.* got .* at '0.weight'"
     with pytest.raises(ValueError, match=copied):
         loss.convert_to_functional(lazy, "critic", create_target_params=True)
     with pytest.raises(ValueError, match=copied):
         compiled_rl.DQNLoss(lazy, action_space="one-hot")
-    for module in (lazy, [lazy, lazy], nn.Sequential(nn.Linear(2, 2, device="meta"))):
-        with pytest.raises(ValueError, match=r"must hold values .* at `0.weight`; call it once"):
+    with pytest.raises(ValueError, match=copied):
+        compiled_rl.TD3Loss(nn.Linear(2, 2), lazy, bounds=(-1.0, 1.0))
+    for module in (lazy, [lazy, lazy]):
+        with pytest.raises(ValueError, match=copied):
             loss.convert_to_functional(module, "critic", expand_dim=2)
+    with pytest.raises(ValueError, match=r"must hold values, .* got a meta tensor at 'weight'"):
+        loss.convert_to_functional(nn.Linear(2, 2, device="meta"), "critic", expand_dim=2)
     assert list(loss.children()) == []
     lazy(torch.zeros(1, 3))
     loss.convert_to_functional(lazy, "critic", 2, create_target_params=True)
