@@ -5,11 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from compiled_rl.modules.calls import holds_tensordict
 from compiled_rl.modules.ensemble import Ensemble, members_of, tensors_of
-from compiled_rl.modules.targets import frozen_copy
+from compiled_rl.modules.targets import check_called, frozen_copy
 
 
 class Converted(NamedTuple):
@@ -177,14 +176,14 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
 
     def _check_values(self, module: Any) -> None:
         """What has no shape is not stacked, and what has no range is not drawn anew."""
-        listed = _is_list(module)
-        for network in module if listed else [module]:
-            for name, x in tensors_of(network):
-                if is_lazy(x) or (x.is_meta and not listed):
-                    raise ValueError(
-                        f"{type(self).__name__}: `module` must hold values with `expand_dim`, "
-                        f"got a lazy or a meta tensor at `{name}`; call it once before, or place it"
-                    )
+        for network in module if _is_list(module) else [module]:
+            check_called("module", network)
+        meta = [] if _is_list(module) else [name for name, x in tensors_of(module) if x.is_meta]
+        if meta:
+            raise ValueError(
+                f"{type(self).__name__}: `module` must hold values, in whose range they are drawn "
+                f"anew with `expand_dim`, got a meta tensor at {meta[0]!r}"
+            )
 
     def _check_free(self, module_name: str) -> None:
         if not (isinstance(module_name, str) and module_name.isidentifier()):

@@ -50,7 +50,8 @@ class ParameterView(TensorDict):  # type: ignore[misc]  # it is untyped
 
     def _to_module(self, module: nn.Module, **options: Any) -> Any:
         taken = super()._to_module(module, **options | {"preserve_module_state": False})
-        # Where the view is inside of another TensorDict, it is a dict; it goes back as it is, too.
+        # Where the view is inside of another TensorDict, it is a dict; TorchDynamo compiles several
+        # such calls only if what goes back is a view, too.
         return self._new_unsafe(taken, torch.Size([])) if isinstance(taken, dict) else taken
 
 

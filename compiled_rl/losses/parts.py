@@ -26,6 +26,8 @@ def part(loss: Any, tensordict: Any, name: str, *metrics: str) -> Part:
 def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Tensor], ...]:
     """The critic's loss of each step, shaped as the value target, and metrics, None where off.
 
+    Where the target is a team's, ``[*B, T, 1]``, the loss is each agent's, ``[*B, T, n, 1]``.
+
     Raises:
         KeyError: there is no value target.
         RuntimeError: the loss has no critic, or it has no weight.
@@ -39,7 +41,8 @@ def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Ten
     loss.check_targets_follow()
     _, steps = loss.gathered(loss.select_valid(loss.inputs(tensordict, {})))
     computed = loss.critic_terms(steps, loss.critic_coeff, "none")
-    each = computed[loss.critic_output].reshape(target.shape)
+    each = computed[loss.critic_output]
+    each = each if each.shape == target.shape else each.unsqueeze(-1)
     return each, *[computed.get(metric) for metric in metrics]
 
 

@@ -67,8 +67,7 @@ class UpdateStep:
         _check_outputs(loss, minimise)
         self._outputs = loss.output_names
         self._options = {"max_grad_norm": max_grad_norm, "mode": mode, "minimise": minimise}
-        self.loss: Any = loss  # mypy: one that declares its fields, as was checked
-        self.optimizer, self.generator = optimizer, generator
+        self.loss, self.optimizer, self.generator = loss, optimizer, generator
         self.target_updater = target_updater
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimisers = optimisers_of(optimizer, names)

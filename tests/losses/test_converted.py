@@ -42,6 +42,12 @@ def test_shared_parameters_are_held_out_of_the_second_network():
     assert critic[1].weight.grad is not None
 
 
+def test_only_what_the_loss_has_already_is_held_out_of_one_network():
+    loss, critic = compiled_rl.LossModule(), nn.Linear(2, 1)
+    loss.convert_to_functional(critic, "critic", compare_against=critic.parameters())
+    assert all(x.requires_grad for x in loss.critic_params.values())
+
+
 def test_a_native_losss_parameters_are_viewed_too():
     loss = compiled_rl.DDPGLoss(*networks())
     assert loss.value_network_params["module", "mlp1", "0", "weight"] is next(
@@ -108,14 +114,18 @@ def test_a_name_must_be_a_name_and_free(name):
 
 def test_a_network_without_values_is_neither_copied_nor_drawn_anew():
     loss, lazy = compiled_rl.LossModule(), nn.Sequential(nn.LazyLinear(5))
-    copied = r"`network` must have been called once .* got one without at '0.weight'"
+    copied = "must have been called once before the loss is made.* got .* at '0.weight'"
     with pytest.raises(ValueError, match=copied):
         loss.convert_to_functional(lazy, "critic", create_target_params=True)
     with pytest.raises(ValueError, match=copied):
         compiled_rl.DQNLoss(lazy, action_space="one-hot")
-    for module in (lazy, [lazy, lazy], nn.Sequential(nn.Linear(2, 2, device="meta"))):
-        with pytest.raises(ValueError, match=r"must hold values .* at `0.weight`; call it once"):
+    with pytest.raises(ValueError, match=copied):
+        compiled_rl.TD3Loss(nn.Linear(2, 2), lazy, bounds=(-1.0, 1.0))
+    for module in (lazy, [lazy, lazy]):
+        with pytest.raises(ValueError, match=copied):
             loss.convert_to_functional(module, "critic", expand_dim=2)
+    with pytest.raises(ValueError, match=r"must hold values, .* got a meta tensor at 'weight'"):
+        loss.convert_to_functional(nn.Linear(2, 2, device="meta"), "critic", expand_dim=2)
     assert list(loss.children()) == []
     lazy(torch.zeros(1, 3))
     loss.convert_to_functional(lazy, "critic", 2, create_target_params=True)
@@ -276,6 +286,22 @@ def test_a_view_that_is_detached_leaves_no_parameters_behind():
         with view.to_module(module):
             assert not critic(torch.ones(1, 2)).requires_grad
         assert [(name, id(x)) for name, x in critic.named_parameters()] == before
+
+
+def test_a_view_inside_of_another_tensordict_compiles():
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(nn.Sequential(nn.Linear(2, 1)), "critic", create_target_params=True)
+    holder = nn.ModuleDict({"critic": loss.critic})
+
+    def call(x: torch.Tensor) -> list[torch.Tensor]:
+        found = []
+        for view in (loss.target_critic_params, loss.critic_params.detach(), loss.critic_params):
+            with TensorDict({"critic": view}, []).to_module(holder):
+                found.append(loss.critic(x))
+        return found
+
+    found = torch.compile(call, fullgraph=True, backend="eager")(torch.ones(3, 2))
+    assert [x.requires_grad for x in found] == [False, False, True]
 
 
 def test_what_is_not_annotated_is_taken(recwarn):

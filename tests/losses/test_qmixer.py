@@ -209,6 +209,16 @@ def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
     assert not any(name.removeprefix("target_").startswith("local_value") for name in still)
 
 
+def test_torchrls_networks_of_agents_have_gradients_after_an_update():
+    """They are called with the tensors of the update, and have their own back behind it."""
+    loss = of_agents(True).ours()
+    update = UpdateStep(loss, torch.optim.Adam(loss.parameters()), mode="eager")
+    for _ in range(2):
+        update(steps(8))
+    loss(steps(8))["loss"].backward()
+    assert all(x.grad is not None for x in loss.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
 def test_torchrls_networks_of_agents_compile_whole(shared):
@@ -368,6 +378,15 @@ def test_networks_that_are_none_are_refused():
     ):
         with pytest.raises(TypeError, match=f"`{name}` must be an nn.Module, got None"):
             QMixerLoss(*arguments, action_space="categorical")
+
+
+def test_states_entered_are_valued_without_a_graph(monkeypatch):
+    loss, seen = plain(delay_value=False), []
+    monkeypatch.setattr(
+        loss, "td_target", lambda data, batch, value, mask: seen.append(value) or value
+    )
+    loss(steps(4))
+    assert not seen[0].requires_grad
 
 
 def test_an_action_space_that_nobody_knows_is_refused_in_words():
