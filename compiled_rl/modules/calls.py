@@ -1,5 +1,6 @@
 """Calling a module with other parameters than its own."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -132,10 +133,26 @@ def filled(collection: Any) -> Any:
     leaves = {_name(key): x for key, x in held.items(True, True)}
     if all(own[name] is x for name, x in leaves.items()):
         return held
-    # Of a stack, whose first axes are those of its batch, a part may be placed.
-    fewer = max(x.dim() - own[name].dim() for name, x in leaves.items())
-    batch = held.batch_size[fewer:]
+    # A stack may be in the place of one, and one in that of a stack.
+    first = next(iter(leaves))
+    more = own[first].dim() - leaves[first].dim()
+    batch = [*own[first].shape[: max(more, 0)], *held.batch_size[max(-more, 0) :]]
     return held.named_apply(lambda key, _: own[_name(key)], nested_keys=True, batch_size=batch)
+
+
+def deep_copy(network: nn.Module, kept: Mapping[Tensor, Tensor]) -> nn.Module:
+    """A deep copy with tensors that are given in the place of some.
+
+    ``copy.deepcopy`` alone copies what a TensorDictParams holds, even if something else holds it.
+    """
+    memo: dict[int, Any] = {id(x): other for x, other in kept.items()}
+    for part in network.modules():
+        if holds_tensordict(part):
+            collection: Any = part
+            memo[id(part)] = made = collection.clone(recurse=False)
+            _put(made, {name: copy.deepcopy(x, memo) for name, x in tensors_in(made).items()})
+            made._param_td = filled(made)
+    return copy.deepcopy(network, memo)
 
 
 def tensors_in(collection: Any) -> dict[str, Tensor]:

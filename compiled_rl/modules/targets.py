@@ -1,11 +1,10 @@
 """Frozen copies of networks."""
 
-import copy
 from typing import Any, Optional
 
 from torch import Tensor, nn
 
-from compiled_rl.modules.calls import holds_tensordict
+from compiled_rl.modules.calls import deep_copy, holds_tensordict
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -16,7 +15,7 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     Args:
         network: copied as it is now; a tensor that it holds twice is held twice by the copy.
     """
-    frozen = copy.deepcopy(network).eval()
+    frozen = deep_copy(network, {}).eval()
     made: dict[Tensor, Tensor] = {}
     for module in frozen.modules():
         if holds_tensordict(module):
