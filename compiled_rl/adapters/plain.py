@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
-from compiled_rl.adapters.steps import START, Step, inputs_of, plain_step, policy_step
+from compiled_rl.adapters.steps import START, Step, inputs_of, of_one_axis, plain_step, policy_step
 from compiled_rl.modules import Ensemble, Policy
 from compiled_rl.modules.calls import (
     call_filled,
@@ -38,7 +38,7 @@ class PlainForm(nn.Module):
         super().__init__()
         self.network = network
         self.out_key, self.reads = out_key, reads
-        self._all = self.find_steps()
+        self._all = [of_one_axis(step) for step in self.find_steps()]
         self._slots = slots_of(self)
         make_reachable(network)
         self._take(self._all)

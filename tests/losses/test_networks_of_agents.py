@@ -15,6 +15,7 @@ from torchrl import objectives as torchrl
 from torchrl.modules import MultiAgentMLP, NormalParamExtractor, ProbabilisticActor, TanhNormal
 
 from compiled_rl import LossModule, QMixerLoss, losses
+from compiled_rl.adapters import PlainForm
 from compiled_rl.modules import Ensemble, QMixer
 from compiled_rl.modules.targets import frozen_copy
 from compiled_rl.testing import assert_compiles_once
@@ -131,6 +132,25 @@ def test_what_an_ensemble_shares_is_not_copied(shared):
 def test_twin_critics_compile_whole(loss, shared):
     made = twins(loss, shared).ours()
     assert_compiles_once(made, [transitions((n, t.AGENTS)) for n in (2, 5, 6, 8, 13)])
+
+
+# ---- batches of several axes ---------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize("last", [[], [nn.Tanh()]], ids=["alone", "and more"])
+def test_axes_of_a_batch_are_those_of_one(shared, last):
+    network = nn.Sequential(agents(4, 2, shared), *last)
+    form = PlainForm(network, "values")
+    x = torch.randn(2, 3, 5, t.AGENTS, 4)
+    for part in (x, x[0], x[0, 0], x[0, 0, 0]):
+        torch.testing.assert_close(form({"observation": part})["values"], network(part))
+
+
+@pytest.mark.slow
+def test_sequences_of_agents_compile_whole():
+    sizes = [(2, 3), (3, 5), (8, 5), (5, 13), (21, 2)]
+    assert_compiles_once(qmix(False), [steps(*shape) for shape in sizes])
 
 
 # ---- losses written by hand ----------------------------------------------------------------------
