@@ -185,6 +185,10 @@ class _Place(nn.Module):
         super().__init__()
         self.__dict__.update(_collection=collection, _path=path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It is nothing in a file, which then can be read without this library."""
+        return type(None), ()
+
     def __getattr__(self, name: str) -> Any:
         path, own = f"{self._path}.{name}", tensors_in(self._collection)
         if path in own:
