@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Optional
 
 from torch import Tensor, nn
 
-from compiled_rl.modules.calls import holds_tensordict
 from compiled_rl.modules.ensemble import Ensemble, members_of, tensors_of
 from compiled_rl.modules.targets import check_called, frozen_copy
 
@@ -80,8 +79,6 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
 
         Raises:
             AttributeError: ``module_name`` is an attribute already.
-            NotImplementedError: one that is made into several has a TensorDictParams, as TorchRL's
-                networks of several agents have.
             RuntimeError: a list is not as long as ``expand_dim`` says.
             TypeError: ``module`` is no module, ``expand_dim`` no integer, or ``compare_against``
                 holds no parameters.
@@ -94,7 +91,6 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
         network: Any = module
         shared = set(self.parameters()) & apart
         if expand_dim is not None:
-            self._check_stackable(module)
             self._check_values(module)
             network, shared = _stacked(module, expand_dim, apart)
         target = frozen_copy(network) if create_target_params else None
@@ -163,16 +159,6 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
                 f"{name}: `module` must be one network or a list of `expand_dim`, "
                 f"got {len(module)} and {expand_dim}"
             )
-
-    def _check_stackable(self, module: Any) -> None:
-        """A TensorDictParams computes with a TensorDict of its own, which no stack reaches."""
-        for network in module if _is_list(module) else [module]:
-            for name, part in network.named_modules():
-                if holds_tensordict(part):
-                    raise NotImplementedError(
-                        f"{type(self).__name__}: `module` must have no TensorDictParams with "
-                        f"`expand_dim`, got one at `{name}`"
-                    )
 
     def _check_values(self, module: Any) -> None:
         """What has no shape is not stacked, and what has no range is not drawn anew."""

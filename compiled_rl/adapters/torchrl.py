@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compiled_rl import functional
 from compiled_rl.adapters.fields import joined
+from compiled_rl.modules.calls import holds_tensordict, tensors_in
 
 
 class ParameterView(TensorDict):  # type: ignore[misc]  # it is untyped
@@ -78,9 +79,21 @@ def parameters_of(
 
     if shared or held_out:
         view = view.named_apply(seen, nested_keys=True)
+        _stack_collections(view, network, size, shared)
     if size is not None:
         view.batch_size = [size]
     return view
+
+
+def _stack_collections(
+    view: ParameterView, network: nn.Module, size: Optional[int], shared: Collection[str]
+) -> None:
+    """Give those parts of a view that a TensorDict has for agents the batch of what they hold."""
+    for path, part in network.named_modules():
+        if size is not None and holds_tensordict(part):
+            collection: Any = part
+            if all(f"{path}.{name}" in shared for name in tensors_in(collection)):
+                view[tuple(path.split("."))].batch_size = [size, *collection.batch_size]
 
 
 _random: list[type[nn.Module]] = [nn.modules.dropout._DropoutNd]

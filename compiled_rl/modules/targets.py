@@ -1,12 +1,11 @@
 """Frozen copies of networks."""
 
-import copy
 from typing import Any, Optional
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from compiled_rl.modules.calls import holds_tensordict
+from compiled_rl.modules.calls import deep_copy, holds_tensordict
 from compiled_rl.modules.ensemble import tensors_of
 
 
@@ -22,7 +21,7 @@ def frozen_copy(network: nn.Module) -> nn.Module:
         ValueError: a parameter of a lazy module has no shape yet.
     """
     check_called("network", network)
-    frozen = copy.deepcopy(network).eval()
+    frozen = deep_copy(network, {}).eval()
     made: dict[Tensor, Tensor] = {}
     for module in frozen.modules():
         if holds_tensordict(module):

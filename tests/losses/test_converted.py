@@ -317,7 +317,7 @@ def test_what_is_not_annotated_is_taken(recwarn):
     assert len(recwarn) == 0
 
 
-def test_networks_of_several_agents_are_held_out_and_not_stacked():
+def test_networks_of_several_agents_are_held_out():
     """They have a TensorDictParams, of which another TensorDict is not made a part."""
     options = {"centralised": False, "share_params": False, "depth": 1, "num_cells": 3}
     agents = TensorDictModule(MultiAgentMLP(4, 3, 2, **options), ["x"], ["hidden"])
@@ -332,7 +332,3 @@ def test_networks_of_several_agents_are_held_out_and_not_stacked():
     assert all(x.grad is None for x in agents.parameters())
     assert all(x.grad is not None for x in heads[1].parameters())
     assert [(name, id(x)) for name, x in loss.named_parameters()] == before
-    with pytest.raises(
-        NotImplementedError, match=r"no TensorDictParams .*, got one at `module.par"
-    ):
-        loss.convert_to_functional(agents, "others", expand_dim=2)

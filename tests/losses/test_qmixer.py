@@ -222,7 +222,7 @@ def test_torchrls_networks_of_agents_have_gradients_after_an_update():
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
 def test_torchrls_networks_of_agents_compile_whole(shared):
-    """Without time: torch cannot trace `vmap` of a layer over two batch axes of unknown sizes."""
+    """Sequences of them, too: see ``test_networks_of_agents.py``."""
     assert_compiles_once(of_agents(shared).ours(), [steps(n) for n in (2, 3, 5, 8, 13, 21)])
 
 
