@@ -122,3 +122,30 @@ def test_the_weighted_entropy_is_the_peers() -> None:
     entropy = torch.rand(5)
     mine = ours._weighted_loss_entropy(entropy)
     torch.testing.assert_close(mine, theirs._weighted_loss_entropy(entropy))
+
+
+OVERRIDDEN = [
+    ("A2CLoss", "loss_critic"),
+    ("A2CLoss", "_log_probs"),
+    ("MAPPOLoss", "loss_critic"),
+    ("ReinforceLoss", "loss_critic"),
+    ("PPOLoss", "_get_entropy"),
+    ("DDPGLoss", "loss_actor"),
+    ("DDPGLoss", "loss_value"),
+    ("TD3Loss", "actor_loss"),
+    ("SACLoss", "qvalue_v2_loss"),
+    ("SACLoss", "_alpha_loss"),
+    ("DiscreteSACLoss", "qvalue_loss"),
+]
+
+
+@pytest.mark.parametrize(("name", "part"), OVERRIDDEN)
+def test_a_part_that_would_not_be_called_is_not_overridden(name: str, part: str) -> None:
+    parent: Any = getattr(losses, name)
+    refused = f"Mine: `evaluate`, .* must be overridden, got `{part}`"
+    with pytest.raises(TypeError, match=refused):
+        type("Mine", (parent,), {part: lambda self, data: 0})
+    other = type("Other", (), {part: lambda self, data: 0})
+    with pytest.raises(TypeError, match=refused):
+        type("Mine", (other, parent), {})
+    type("Mine", (parent,), {"evaluate": parent.evaluate, "extra_loss": lambda self, data: 0})
