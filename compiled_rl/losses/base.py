@@ -15,8 +15,7 @@ from compiled_rl.adapters import Key
 from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.keys import accepted_keys
 from compiled_rl.adapters.stateful import StatefulNetworks
-from compiled_rl.losses.estimating import EstimatingLoss
-from compiled_rl.losses.masked import MaskedLoss
+from compiled_rl.losses.hooks import PrivateHooks
 
 
 class _Deterministic:
@@ -28,7 +27,7 @@ class _Deterministic:
         return DETERMINISTIC
 
 
-class LossModule(EstimatingLoss, MaskedLoss, StatefulNetworks):
+class LossModule(PrivateHooks, StatefulNetworks):
     """A loss as a user writes it for TorchRL: networks by name, keys, a ``forward``.
 
     A subclass gives its networks to ``convert_to_functional``, makes its estimator in a

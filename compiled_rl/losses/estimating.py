@@ -7,13 +7,19 @@ import torch
 from compiled_rl.adapters.keys import AcceptsKeys
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 
-_SHARED = ("advantage", "value_target", "value", "reward", "done", "terminated")
-
 
 class EstimatingLoss(AcceptsKeys):
     """A loss that has a value estimator, or makes one when it is asked for."""
 
     default_value_estimator: ClassVar[Optional[ValueEstimators]] = None
+    _value_estimator_default_keys: ClassVar[tuple[str, ...]] = (
+        "advantage",
+        "value_target",
+        "value",
+        "reward",
+        "done",
+        "terminated",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,8 +109,8 @@ class EstimatingLoss(AcceptsKeys):
         A loss whose names for them are others overrides it.
         """
         if self._value_estimator is not None:
-            shared = {name: self.tensor_keys[name] for name in _SHARED if name in self.tensor_keys}
-            self._value_estimator.set_keys(**shared)
+            names = [x for x in self._value_estimator_default_keys if x in self.tensor_keys]
+            self._value_estimator.set_keys(**{name: self.tensor_keys[name] for name in names})
         set_in_keys = getattr(self, "_set_in_keys", None)
         if callable(set_in_keys):
             set_in_keys()
