@@ -86,10 +86,14 @@ class AcceptsKeys(CoefficientModule):
         before = self.tensor_keys
         self.tensor_keys = before | {name: self.checked_key(name, x) for name, x in keys.items()}
         try:
-            self.wire()
-        except KeyError:
+            self.take_keys(**keys)
+        except Exception:
             self.tensor_keys = before
             raise
+
+    def take_keys(self, **keys: Any) -> None:
+        """Hand on what was set; a refusal undoes it."""
+        self.wire()
 
     def checked_key(self, name: str, key: Any) -> Any:
         """The key that is meant, or a sentence that says why it is none."""

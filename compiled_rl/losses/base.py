@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import getattr_static
 from os import environ
 from types import FunctionType
 from typing import Any, Literal, Optional, Self
@@ -62,8 +63,9 @@ class LossModule(PrivateHooks, StatefulNetworks):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Have what computes losses run in the mode ``deterministic_sampling_mode``."""
         super().__init_subclass__(**kwargs)
-        for name, function in list(vars(cls).items()):
-            if isinstance(function, FunctionType) and _computes(name, function):
+        for name in filter(_computes, dir(cls)):
+            function = getattr_static(cls, name)  # it may be that of a class beside
+            if isinstance(function, FunctionType) and _is_foreign(function):
                 setattr(cls, name, _acting(function))
 
     def __init__(
@@ -104,8 +106,11 @@ class LossModule(PrivateHooks, StatefulNetworks):
             TypeError: a key is neither a string nor a tuple of strings.
             ValueError: a name is not an input, or was given under two names with two keys.
         """
-        keys = self._in_short(keys)
-        super().set_keys(**keys)
+        super().set_keys(**self._in_short(keys))
+
+    def take_keys(self, **keys: Any) -> None:
+        """Hand them on to the estimator, too."""
+        super().take_keys(**keys)
         self._forward_value_estimator_keys(**keys)
 
     def _in_short(self, keys: dict[str, Any]) -> dict[str, Any]:
@@ -197,10 +202,14 @@ class LossModule(PrivateHooks, StatefulNetworks):
         return super().__getattr__(name)
 
 
-def _computes(name: str, function: FunctionType) -> bool:
-    """Whether it is a ``forward``, or a part of a loss, that a user wrote."""
-    public = name.endswith("loss") and not name.startswith("_")
-    return (name == "forward" or public) and not function.__module__.startswith("compiled_rl.")
+def _computes(name: str) -> bool:
+    """Whether it is a ``forward``, or a part of a loss."""
+    return name == "forward" or (name.endswith("loss") and not name.startswith("_"))
+
+
+def _is_foreign(function: FunctionType) -> bool:
+    """Whether a user wrote it, and nothing of ours is around it yet."""
+    return not function.__module__.startswith("compiled_rl.")
 
 
 def _acting(function: FunctionType) -> Callable[..., Any]:
