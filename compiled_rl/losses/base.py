@@ -196,6 +196,16 @@ class LossModule(PrivateHooks, StatefulNetworks):
                 stacklevel=5,
             )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        network = name.removesuffix("_params").removeprefix("target_").removesuffix("_target")
+        if name.endswith("_params") and network in self.__dict__.get("_modules", ()):
+            if value is not None:  # which some of TorchRL's say where they hold no parameters apart
+                raise AttributeError(
+                    f"{self.name}: `{name}` is a view of the network, and must be filled by "
+                    f"`from_stateful_net` or `{name}.data.update_`, got an assignment"
+                )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         if "target_" in name and name.endswith("_params"):
             self.check_targets_follow()

@@ -72,6 +72,9 @@ class DeclaredLoss(KeyedModule, LossModule):
         value_key = self._keys_of_estimator(estimator).get("value")
         estimator.lend(critic, getattr(self, "actor_network", None), value_key)
 
+    def check_named(self, value_type: Any, estimator: ValueEstimatorBase) -> None:
+        """Nothing: what it needs it is lent, or given by the loss."""
+
     def _forward_value_estimator_keys(self, **kwargs: Any) -> None:
         """Nothing: ``wire`` has done it."""
 

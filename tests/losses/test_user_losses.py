@@ -344,6 +344,18 @@ def test_a_base_without_a_make_value_estimator_takes_classes_and_estimators() ->
     assert loss.reset() is None
 
 
+@on_both
+def test_a_base_without_a_make_value_estimator_makes_none_by_name(library: Any) -> None:
+    loss = library.LossModule()
+    with pytest.raises(NotImplementedError):
+        loss.make_value_estimator(library.ValueEstimators.TD0, gamma=0.5)
+    if library is compiled_rl:
+        loss.make_value_estimator("TD0", value_network=network())
+        with pytest.raises(NotImplementedError, match="`make_value_estimator` be overridden"):
+            loss.make_value_estimator("TD0")
+        assert loss.value_estimator.value_network is not None  # as it was
+
+
 def test_the_default_estimator_may_be_made_otherwise() -> None:
     class Mine(Ours):
         def _default_value_estimator(self) -> None:
