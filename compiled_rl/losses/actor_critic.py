@@ -225,9 +225,10 @@ class ActorCriticLoss(DeclaredLoss):
     def _take_keys(
         self, advantage: Optional[Key], value_target: Optional[Key], value: Optional[Key]
     ) -> None:
-        self.default_keys["action"] = one_or_several(self._actor.action_keys)
-        self.default_keys["sample_log_prob"] = one_or_several(self._actor.log_prob_keys)
-        self.tensor_keys = self.tensor_keys | self.default_keys
+        self.take_defaults(
+            action=one_or_several(self._actor.action_keys),
+            sample_log_prob=one_or_several(self._actor.log_prob_keys),
+        )
         given = {"advantage": advantage, "value_target": value_target, "value": value}
         self.set_keys(**{name: key for name, key in given.items() if key is not None})
 

@@ -95,8 +95,8 @@ class DeclaredLoss(KeyedModule, LossModule):
     def _keys_of_estimator(self, estimator: ValueEstimatorBase) -> dict[str, Key]:
         """The keys that this loss has set, now or before; others are the estimator's own."""
         declared = {field.name: field.key for field in self.fields}
-        keys = self.tensor_keys.items()
-        self._were_set |= {name for name, key in keys if key != declared.get(name)}
+        keys = self.tensor_keys
+        self._were_set |= {name for name in keys if keys[name] != declared.get(name)}
         return {
             name: self.tensor_keys[name]
             for name in self._were_set

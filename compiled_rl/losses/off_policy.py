@@ -95,7 +95,8 @@ class OffPolicyLoss(DeclaredLoss):
             )
         self.use_prioritized_weights = use_prioritized_weights
         if priority_key is not None:
-            self.tensor_keys["priority"] = self.checked_key("priority", priority_key)
+            checked = self.checked_key("priority", priority_key)
+            self.tensor_keys = self.tensor_keys | {"priority": checked}
 
     def hold(self, **forms: Any) -> None:
         """Keep plain forms outside the module tree: their modules are those of children already."""
@@ -139,8 +140,7 @@ class OffPolicyLoss(DeclaredLoss):
         if unset and self.tensor_keys["action"] not in keys:
             # The critic may read the actor's features, too: what the actor ends in is its action.
             found = keys[0] if len(keys) == 1 else actor.out_keys[-1]
-            self.default_keys["action"] = found
-            self.tensor_keys = self.tensor_keys | {"action": found}
+            self.take_defaults(action=found)
         if self.tensor_keys["action"] not in keys:
             raise KeyError(
                 f"{self.name}: the critic must read the actor's action, "
