@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compiled_rl.adapters.dispatch import Data, given, output_type
 from compiled_rl.adapters.fields import Field, Key, describe, in_next, is_next, unique
-from compiled_rl.adapters.keys import AcceptsKeys, entered_as
+from compiled_rl.adapters.keys import AcceptsKeys, Keys, entered_as
 from compiled_rl.adapters.plain import EnsembleForm, PlainForm, RefusedForm
 from compiled_rl.modules import Ensemble
 
@@ -25,21 +25,24 @@ class KeyedModule(AcceptsKeys):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.default_keys = Keys(cls.declared_keys(), cls.names_entered())
         cls.__doc__ = (cls.__doc__ or "") + describe(cls.fields)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._selected: tuple[str, ...] = ()
 
-    def declared_keys(self) -> dict[str, Any]:
+    @classmethod
+    def declared_keys(cls) -> dict[str, Any]:
         """Those of the fields; a default that a subclass has in ``_AcceptedKeys`` stands before."""
-        own = {field.name: field.key for field in self.fields if field.kind in self.settable}
+        own = {field.name: field.key for field in cls.fields if field.kind in cls.settable}
         others = super().declared_keys()
         return own | {name: entered_as(own.get(name), key) for name, key in others.items()}
 
-    def names_entered(self) -> list[str]:
+    @classmethod
+    def names_entered(cls) -> list[str]:
         """The fields that are found under ``"next"`` by default."""
-        return [field.name for field in self.fields if is_next(field.key)]
+        return [field.name for field in cls.fields if is_next(field.key)]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -69,11 +69,13 @@ class AcceptsKeys(CoefficientModule):
         super().__init__()
         self.default_keys = self.tensor_keys = Keys(self.declared_keys(), self.names_entered())
 
-    def declared_keys(self) -> dict[str, Any]:
+    @classmethod
+    def declared_keys(cls) -> dict[str, Any]:
         """The names that there are, and their default keys."""
         return {}
 
-    def names_entered(self) -> Iterable[str]:
+    @classmethod
+    def names_entered(cls) -> Iterable[str]:
         """The names that are read under ``"next"``."""
         return ()
 

@@ -142,6 +142,7 @@ class ActorCriticLoss(DeclaredLoss):
     """
 
     default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.GAE
+    SUPPORTED_VALUE_ESTIMATORS: ClassVar[tuple[ValueEstimators, ...]] = tuple(ValueEstimators)
     critic_output: ClassVar[str] = "loss_critic"
     needs_critic: ClassVar[bool] = True
     fixed: ClassVar[tuple[str, ...]] = (

@@ -94,9 +94,10 @@ class LossModule(PrivateHooks, StatefulNetworks):
     def reset(self) -> None:
         """Set back what moved by itself: nothing, unless a subclass says so."""
 
-    def declared_keys(self) -> dict[str, Any]:
+    @classmethod
+    def declared_keys(cls) -> dict[str, Any]:
         """The names of ``_AcceptedKeys`` and their defaults."""
-        return accepted_keys(self._AcceptedKeys)
+        return accepted_keys(cls._AcceptedKeys)
 
     def set_keys(self, **keys: Any) -> None:
         """As ``AcceptsKeys.set_keys``; ``priority_key`` is ``priority``, and so on.

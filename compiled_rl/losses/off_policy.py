@@ -75,6 +75,11 @@ class OffPolicyLoss(DeclaredLoss):
     """
 
     default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.TD0
+    SUPPORTED_VALUE_ESTIMATORS: ClassVar[tuple[ValueEstimators, ...]] = (
+        ValueEstimators.TD0,
+        ValueEstimators.TD1,
+        ValueEstimators.TDLambda,
+    )
     _entered: tuple[tuple[Key, ...], frozenset[Key]]
 
     def __init__(

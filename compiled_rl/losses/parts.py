@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Optional
 from torch import Tensor
 
 from compiled_rl.adapters import read
+from compiled_rl.adapters.objects import GivenDistribution
 
 Part = tuple[Tensor, dict[str, Tensor]]
 
@@ -86,6 +87,17 @@ class CriticPart(Parts):
     def loss_critic(self, tensordict: Any) -> tuple[Optional[Tensor], ...]:
         """The weighted loss of each step, and the share of values clipped or None."""
         return critic_part(self, tensordict, "value_clip_fraction")
+
+
+class A2CParts(CriticPart):
+    """Of A2C."""
+
+    samples_mc_entropy: int
+
+    def get_entropy_bonus(self, dist: Any) -> Tensor:
+        """The entropy of a distribution, ``[*B, 1]``; of samples, where it has no formula."""
+        given = GivenDistribution()
+        return given.estimated_entropy((dist,), self.samples_mc_entropy).unsqueeze(-1)
 
 
 class ExplainedCriticPart(Parts):

@@ -117,6 +117,15 @@ def test_log_probs_are_the_peers() -> None:
         ours._log_probs(data)
 
 
+def test_the_entropy_bonus_is_the_peers() -> None:
+    ours, theirs = pair("A2CLoss", samples_mc_entropy=2)
+    data = steps(shape=(5,))
+    _, dist = ours._log_probs(data)
+    found = ours.get_entropy_bonus(dist)
+    torch.testing.assert_close(found, theirs.get_entropy_bonus(dist))
+    assert found.shape == (5, 1)
+
+
 def test_the_weighted_entropy_is_the_peers() -> None:
     ours, theirs = pair("PPOLoss", entropy_coeff=0.3)
     entropy = torch.rand(5)
