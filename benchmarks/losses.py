@@ -12,6 +12,7 @@ off-policy losses have no other form in TorchRL; all their networks are delayed.
 of 5 actions, a state of 32 and an embedding of 32.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from benchmarks.workload import (
     BATCHES,
     OPTIONS,
     Step,
+    chosen,
     first_call,
     make_batch,
     torchrl_networks,
@@ -61,15 +63,16 @@ SUBJECTS = [
 OURS = ("ours", "ours-compiled")
 
 
-def main(quick: bool = False, json: Optional[Path] = None) -> None:
-    """Print medians and ratios; ``--quick`` asks batch 256 only."""
+def main(quick: bool = False, loss: Optional[str] = None, json: Optional[Path] = None) -> None:
+    """Print medians and ratios; ``--quick`` asks batch 256 only, ``--loss A2CLoss`` one loss."""
     one_thread()
+    warnings.filterwarnings("ignore", message=".*o target network updater|.*no updater was made")
     rows: list[Row] = []
     makers: dict[str, Callable[[int], dict[str, Step]]] = {
         subject.name: partial(_contenders, subject) for subject in SUBJECTS
     }
     makers |= {subject.name: partial(_off_policy, subject) for subject in OFF_POLICY}
-    for name, make in makers.items():
+    for name, make in chosen(makers, loss).items():
         answers: list[Row] = []
         for size in (256,) if quick else BATCHES:
             torch._dynamo.reset()  # guards of other losses are none of this one's cost

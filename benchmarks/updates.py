@@ -30,6 +30,7 @@ from benchmarks.workload import (
     BATCHES,
     OPTIONS,
     Step,
+    chosen,
     first_call,
     make_batch,
     networks,
@@ -39,13 +40,13 @@ from benchmarks.workload import (
 from compiled_rl import ClipPPOLoss, UpdateStep
 
 
-def main(quick: bool = False, json: Optional[Path] = None) -> None:
-    """Print medians, ratios and compile seconds."""
+def main(quick: bool = False, loss: Optional[str] = None, json: Optional[Path] = None) -> None:
+    """Print medians, ratios and compile seconds; ``--loss QMixerLoss`` asks for one only."""
     one_thread()
     rows: list[Row] = []
     makers: dict[str, Callable[[int], dict[str, Step]]] = {"ClipPPOLoss": _ppo}
     makers |= {subject.name: partial(_off_policy, subject) for subject in SUBJECTS}
-    for name, make in makers.items():
+    for name, make in chosen(makers, loss).items():
         answers: list[Row] = []
         for batch in (256,) if quick else BATCHES:
             torch._dynamo.reset()
@@ -55,9 +56,20 @@ def main(quick: bool = False, json: Optional[Path] = None) -> None:
             answers += measure(name, str(batch), contenders, 20 if quick else 60)
         show(f"{name}, whole update, one thread", answers, against="torchrl")
         rows += answers
-    targets = measure("target networks", "DDPG", _targets(), 60)
-    show("soft update of two networks, one thread", targets, against="torchrl")
-    save(json, rows + targets)
+    if loss is None:
+        rows += _of_targets()
+    save(json, rows)
+
+
+def _of_targets() -> list[Row]:
+    libraries = {"torchrl": torchrl, "ours": compiled_rl}
+    steps: dict[str, Step] = {
+        name: library.SoftUpdate(SUBJECTS[0].wrapped(library), tau=0.005).step
+        for name, library in libraries.items()
+    }
+    rows = measure("target networks", "DDPG", steps, 60)
+    show("soft update of two networks, one thread", rows, against="torchrl")
+    return rows
 
 
 def _off_policy(subject: Subject, size: int) -> dict[str, Step]:
@@ -92,14 +104,6 @@ def _ours_delayed(subject: Subject, loss: nn.Module, data: Any, mode: str = "com
     updater = compiled_rl.SoftUpdate(loss, tau=0.005)
     step = UpdateStep(loss, subject.optimizers(loss), target_updater=updater, mode=mode)
     return lambda: step(data)
-
-
-def _targets() -> dict[str, Step]:
-    libraries = {"torchrl": torchrl, "ours": compiled_rl}
-    return {
-        name: library.SoftUpdate(SUBJECTS[0].wrapped(library), tau=0.005).step
-        for name, library in libraries.items()
-    }
 
 
 def _ppo(size: int) -> dict[str, Step]:

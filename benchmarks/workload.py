@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import torch
+import typer
 from tensordict import TensorDict
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
@@ -25,6 +26,7 @@ OPTIONS = {
 BATCHES = (64, 256, 4096)
 OBSERVATION, ACTION = 17, 6
 Step = Callable[[], object]
+Maker = Callable[[int], dict[str, Step]]
 
 
 def mlp(out: int, *last: nn.Module, inputs: int = OBSERVATION) -> nn.Sequential:
@@ -76,3 +78,16 @@ def first_call(step: Step) -> str:
     start = time.perf_counter()
     step()
     return f"{time.perf_counter() - start:.1f} s"
+
+
+def chosen(makers: dict[str, Maker], loss: Optional[str]) -> dict[str, Maker]:
+    """All of them, or that of one loss.
+
+    Raises:
+        BadParameter: there is none of that name.
+    """
+    if loss is None:
+        return makers
+    if loss not in makers:
+        raise typer.BadParameter(f"must be one of {list(makers)}, got {loss!r}")
+    return {loss: makers[loss]}

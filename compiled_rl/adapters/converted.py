@@ -4,11 +4,10 @@ from abc import ABCMeta
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Optional
 
-from torch import nn
+from torch import Tensor, nn
 
-from compiled_rl.modules.calls import holds_tensordict
 from compiled_rl.modules.ensemble import Ensemble, members_of, tensors_of
-from compiled_rl.modules.targets import frozen_copy
+from compiled_rl.modules.targets import check_called, frozen_copy
 
 
 class Converted(NamedTuple):
@@ -67,37 +66,40 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
         Args:
             module: a TensorDict module, which becomes the child ``<module_name>``; or with
                 ``expand_dim`` a list of as many, of one architecture, which are copied.
-            module_name: what it is called.
+            module_name: what it is called, as an attribute is; an earlier network makes way.
             expand_dim: how many networks it is made into, at least 1; None: it is one. The
-                parameters of each are drawn anew, uniformly in the range of the module's own; those
-                of a list are as they were, and a parameter that all of them hold stays one.
+                parameters of each are drawn anew, uniformly in the range of the module's own, but
+                for those that require no gradient, which are copied and stay without; weights that
+                are tied stay tied. The parameters of a list are as they were, and one that all of
+                them hold stays one.
             create_target_params: whether there is a frozen copy, ``target_<module_name>``.
             compare_against: parameters that are held out of ``<module_name>_params``: the values
                 are there, no gradient is. Without ``expand_dim``, those that the loss has already,
                 of networks before; with it, all, and they are one for the networks.
 
         Raises:
-            AttributeError: ``module_name`` is an attribute of the class.
-            NotImplementedError: one that is made into several has a TensorDictParams, as TorchRL's
-                networks of several agents have.
+            AttributeError: ``module_name`` is an attribute already.
             RuntimeError: a list is not as long as ``expand_dim`` says.
-            TypeError: ``module`` is no module.
-            ValueError: ``expand_dim`` is below 1, or the networks' architectures differ.
+            TypeError: ``module`` is no module, ``expand_dim`` no integer, or ``compare_against``
+                holds no parameters.
+            ValueError: ``expand_dim`` is below 1, the networks' architectures differ, one that is
+                to be copied or drawn anew has no values, or ``module_name`` is no name.
         """
         self._check_networks(module, expand_dim)
         self._check_free(module_name)
-        apart = set(compare_against or ())
+        apart = self._parameters_apart(compare_against)
         network: Any = module
         shared = set(self.parameters()) & apart
         if expand_dim is not None:
-            self._check_stackable(module)
+            self._check_values(module)
             network, shared = _stacked(module, expand_dim, apart)
+        target = frozen_copy(network) if create_target_params else None
         self._converted[module_name] = Converted(
             expand_dim, _names(network, shared), _names(network, shared & apart)
         )
         setattr(self, module_name, network)
-        if create_target_params:
-            setattr(self, f"target_{module_name}", frozen_copy(network))
+        if target is not None:
+            setattr(self, f"target_{module_name}", target)
 
     def __getattr__(self, name: str) -> Any:
         """The views; all else is torch's."""
@@ -137,13 +139,15 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
         return network
 
     def _network_names(self) -> list[str]:
-        """Those that were converted, or else every child that is neither a copy nor lent one."""
-        children = [name for name, _ in self.named_children() if not name.startswith("target_")]
-        return list(self._converted) or [name for name in children if name != "_value_estimator"]
+        """Those that were converted, or else every child that learns and is no estimator."""
+        learning = [name for name, child in self.named_children() if [*child.parameters()]]
+        return list(self._converted) or [name for name in learning if name != "_value_estimator"]
 
     def _check_networks(self, module: Any, expand_dim: Optional[int]) -> None:
         """One, or a list of as many as there are to be."""
         name = type(self).__name__
+        if expand_dim is not None and type(expand_dim) is not int:
+            raise TypeError(f"{name}: `expand_dim` must be an integer or None, got {expand_dim!r}")
         listed = _is_list(module)
         for network in module if listed else [module]:
             if not isinstance(network, nn.Module):
@@ -156,22 +160,40 @@ class ConvertedNetworks(nn.Module, metaclass=_Completed):
                 f"got {len(module)} and {expand_dim}"
             )
 
-    def _check_stackable(self, module: Any) -> None:
-        """A TensorDictParams computes with a TensorDict of its own, which no stack reaches."""
+    def _check_values(self, module: Any) -> None:
+        """What has no shape is not stacked, and what has no range is not drawn anew."""
         for network in module if _is_list(module) else [module]:
-            for name, part in network.named_modules():
-                if holds_tensordict(part):
-                    raise NotImplementedError(
-                        f"{type(self).__name__}: `module` must have no TensorDictParams with "
-                        f"`expand_dim`, got one at `{name}`"
-                    )
+            check_called("module", network)
+        meta = [] if _is_list(module) else [name for name, x in tensors_of(module) if x.is_meta]
+        if meta:
+            raise ValueError(
+                f"{type(self).__name__}: `module` must hold values, in whose range they are drawn "
+                f"anew with `expand_dim`, got a meta tensor at {meta[0]!r}"
+            )
 
     def _check_free(self, module_name: str) -> None:
-        if hasattr(type(self), module_name):
+        if not (isinstance(module_name, str) and module_name.isidentifier()):
+            raise ValueError(
+                f"{type(self).__name__}: `module_name` must be a name such as 'actor_network', "
+                f"got {module_name!r}"
+            )
+        own = {**vars(self), **self._parameters, **self._buffers}
+        if hasattr(type(self), module_name) or own.get(module_name) is not None:
             raise AttributeError(
                 f"{type(self).__name__}: `module_name` must be a name that is free, got "
-                f"{module_name!r}, which is an attribute of the class"
+                f"{module_name!r}, which is an attribute already"
             )
+
+    def _parameters_apart(self, compare_against: Any) -> set[nn.Parameter]:
+        """Those of ``compare_against``, which must be several: a tensor would be taken by rows."""
+        one = isinstance(compare_against, Tensor | nn.Module)
+        apart = [compare_against] if one else list(compare_against or ())
+        if one or not all(isinstance(x, Tensor) for x in apart):
+            raise TypeError(
+                f"{type(self).__name__}: `compare_against` must be parameters, such as "
+                f"`network.parameters()`, got {', '.join({type(x).__name__ for x in apart})}"
+            )
+        return set(apart)
 
 
 def _is_list(module: Any) -> bool:

@@ -10,6 +10,10 @@ from compiled_rl.adapters.fields import Key, keyword
 
 Data = dict[Key, Tensor]
 
+# An entry that a loss makes where a TensorDict came, which says by its rank which axis time is. It
+# is a tensor so that it passes through whatever the data do, into a compiled update, too.
+TIME: Key = "_time"
+
 
 def read(
     owner: str, keys: tuple[Key, ...], source: Any, tensors: Mapping[str, Optional[Tensor]]
@@ -128,7 +132,7 @@ _OUTPUT_TYPES: dict[tuple[str, tuple[str, ...]], Any] = {}
 
 def given(data: Iterable[Key]) -> str:
     """The keys that are there, for an error's last words."""
-    return str([keyword(key) for key in data])
+    return str([keyword(key) for key in data if key != TIME])
 
 
 def _keyword_getter(

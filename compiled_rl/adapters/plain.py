@@ -8,9 +8,16 @@ from torch import Tensor, nn
 
 from compiled_rl.adapters.dispatch import Data, given, is_tensordict
 from compiled_rl.adapters.fields import Key, in_next, is_next, keyword, unique
-from compiled_rl.adapters.steps import START, Step, inputs_of, plain_step, policy_step
+from compiled_rl.adapters.steps import START, Step, inputs_of, of_one_axis, plain_step, policy_step
 from compiled_rl.modules import Ensemble, Policy
-from compiled_rl.modules.calls import call_with, parameters_at, slots_of
+from compiled_rl.modules.calls import (
+    call_filled,
+    call_with,
+    collections_in,
+    make_reachable,
+    parameters_at,
+    slots_of,
+)
 from compiled_rl.modules.ensemble import each_of
 
 
@@ -31,9 +38,14 @@ class PlainForm(nn.Module):
         super().__init__()
         self.network = network
         self.out_key, self.reads = out_key, reads
-        self._all = self.find_steps()
+        self._all = [of_one_axis(step) for step in self.find_steps()]
         self._slots = slots_of(self)
+        make_reachable(network)
         self._take(self._all)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        make_reachable(self.network)
 
     def find_steps(self) -> list[Step]:
         """The network's calls."""
@@ -82,6 +94,13 @@ class PlainForm(nn.Module):
         """``data`` and what the network computes from it."""
         if not torch.compiler.is_compiling():
             self.check_fresh()
+        if not self._slots.collections:
+            return self._computed(data)
+        # A functional call around it has put its tensors into the places, which are not read.
+        found: Data = call_filled(collections_in(self, self._slots), self._computed, data)
+        return found
+
+    def _computed(self, data: Data) -> Data:
         data = dict(data)
         for step in self.steps:
             step.check_inputs(data)

@@ -19,9 +19,6 @@ class StatefulNetworks(ConvertedNetworks):
     functional: bool = True  # whether the parameters of a network can be had apart from it
     _vmap_randomness: Optional[Randomness] = None
 
-    def reset(self) -> None:
-        """Nothing; a loss that adapts a coefficient by itself sets it back."""
-
     def get_stateful_net(self, network_name: str, copy: Optional[bool] = None) -> nn.Module:
         """A network with its parameters, to initialise or to look at them.
 
@@ -64,9 +61,11 @@ class StatefulNetworks(ConvertedNetworks):
 
         Frozen copies are made equal to their networks.
         """
-        for name in self._network_names():
+        names = self._network_names()
+        for name in names:
             for member in self._members(name):
                 _reset(member)
+        for name in names:  # not before: the next network may have reset what it shares
             target = self._modules.get(f"target_{name}")
             if target is not None:
                 _fill(target, self._network(name))

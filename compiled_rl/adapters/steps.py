@@ -64,6 +64,47 @@ class Step:
                 )
 
 
+class AgentsStep(Step):
+    """A call of a network of agents that have parameters of their own, by a batch of one axis.
+
+    TorchRL calls them by ``vmap``, of which TorchDynamo cannot trace a layer over two batch axes of
+    unknown sizes.
+
+    Args:
+        network: is called first by the module.
+        module: see ``Step``.
+        in_keys: see ``Step``.
+        out_keys: see ``Step``.
+    """
+
+    def __init__(
+        self, network: Any, module: Any, in_keys: tuple[Key, ...], out_keys: tuple[Key, ...]
+    ) -> None:
+        super().__init__(module, in_keys, out_keys)
+        self.agents_dim: int = network.agent_dim  # counted from the end
+
+    def __call__(self, data: Data) -> Data:
+        """The outputs, by key."""
+        inputs = {key: data[key] for key in self.in_keys}
+        batch = next(iter(inputs.values())).shape[: self.agents_dim]
+        if len(batch) < 2 or any(x.shape[: self.agents_dim] != batch for x in inputs.values()):
+            return super().__call__(data)
+        flat = {key: x.flatten(0, len(batch) - 1) for key, x in inputs.items()}
+        outputs = super().__call__(flat)
+        return {key: x.reshape(*batch, *x.shape[1:]) for key, x in outputs.items()}
+
+
+def of_one_axis(step: Step) -> Step:
+    """The same call by a batch of one axis, where a network of several agents needs it."""
+    first: Any = step.module
+    while isinstance(first, nn.Sequential) and len(first) > 0:
+        first = first[0]
+    own = getattr(first, "share_params", None) is False and getattr(first, "agent_dim", 0) < 0
+    if type(step) is not Step or not own:
+        return step
+    return AgentsStep(first, step.module, step.in_keys, step.out_keys)
+
+
 def policy_step(policy: Policy) -> Step:
     """The call of a policy's network, to the parameters of its family.
 

@@ -3,7 +3,7 @@
 Only attributes and names that such losses use lead here; a native loss never does.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -12,6 +12,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from compiled_rl import functional
+from compiled_rl.adapters.fields import joined
+from compiled_rl.modules.calls import holds_tensordict, tensors_in
 
 
 class ParameterView(TensorDict):  # type: ignore[misc]  # it is untyped
@@ -22,9 +24,35 @@ class ParameterView(TensorDict):  # type: ignore[misc]  # it is untyped
     and a gradient would be computed for nothing.
     """
 
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """The network's own parameters that are seen, with their dotted names.
+
+        What is held out, and the tensors of a frozen copy, are none.
+
+        Args:
+            prefix: put before each name.
+            recurse: whether those of the network's submodules are among them.
+            remove_duplicate: whether one that goes by several names comes once.
+        """
+        found = set[nn.Parameter]()
+        for key, x in self.items(True, True):
+            own = x._base if x.requires_grad and x._base is not None else x  # of an expansion
+            seen = remove_duplicate and own in found
+            if isinstance(own, nn.Parameter) and not seen and (recurse or isinstance(key, str)):
+                found.add(own)
+                yield ".".join(part for part in (prefix, *joined(key)) if part), own
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """See ``named_parameters``."""
+        for _, x in self.named_parameters(recurse=recurse):
+            yield x
+
     def _to_module(self, module: nn.Module, **options: Any) -> Any:
         taken = super()._to_module(module, **options | {"preserve_module_state": False})
-        # Where the view is inside of another TensorDict, it is a dict; it goes back as it is, too.
+        # Where the view is inside of another TensorDict, it is a dict; TorchDynamo compiles several
+        # such calls only if what goes back is a view, too.
         return self._new_unsafe(taken, torch.Size([])) if isinstance(taken, dict) else taken
 
 
@@ -51,9 +79,21 @@ def parameters_of(
 
     if shared or held_out:
         view = view.named_apply(seen, nested_keys=True)
+        _stack_collections(view, network, size, shared)
     if size is not None:
         view.batch_size = [size]
     return view
+
+
+def _stack_collections(
+    view: ParameterView, network: nn.Module, size: Optional[int], shared: Collection[str]
+) -> None:
+    """Give those parts of a view that a TensorDict has for agents the batch of what they hold."""
+    for path, part in network.named_modules():
+        if size is not None and holds_tensordict(part):
+            collection: Any = part
+            if all(f"{path}.{name}" in shared for name in tensors_in(collection)):
+                view[tuple(path.split("."))].batch_size = [size, *collection.batch_size]
 
 
 _random: list[type[nn.Module]] = [nn.modules.dropout._DropoutNd]

@@ -50,7 +50,7 @@ def find_axes(owner: str, source: Any, data: Data, reward: Tensor, time_dim: Opt
     """
     if is_tensordict(source):
         batch = source.batch_dims
-        time_dim = named_time(source) if time_dim is None else time_dim
+        time_dim = time_of(owner, source, time_dim)
     else:
         batch = _shared_axes(owner, list(data.values()), reward, time_dim)
     return time_among(owner, batch, time_dim)
@@ -73,10 +73,21 @@ def time_among(owner: str, batch: int, time_dim: Optional[int]) -> Axes:
     return Axes(batch, time % batch)
 
 
-def named_time(source: Any) -> Optional[int]:
-    """The axis that a TensorDict names ``"time"``, if it does."""
-    names = list(source.names) if is_tensordict(source) else []
-    return names.index("time") if "time" in names else None
+def time_of(owner: str, source: Any, time_dim: Optional[int]) -> int:
+    """The time axis of a TensorDict's tensors: asked for, else named ``"time"``, else its last.
+
+    It is counted from the front, so that tensors may have axes that the TensorDict has not.
+
+    Raises:
+        RuntimeError: there is no batch axis.
+        ValueError: the axis is not one of them.
+    """
+    names = list(source.names)
+    if time_dim is None and "time" in names:
+        return names.index("time")
+    if time_dim is None or time_dim < 0:
+        return time_among(owner, source.batch_dims, time_dim).time
+    return time_dim
 
 
 def _shared_axes(owner: str, tensors: list[Tensor], reward: Tensor, time_dim: Optional[int]) -> int:

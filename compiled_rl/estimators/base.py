@@ -18,7 +18,7 @@ from compiled_rl.adapters import (
     keyword,
     read,
 )
-from compiled_rl.adapters.dispatch import given, write_into
+from compiled_rl.adapters.dispatch import TIME, given, write_into
 from compiled_rl.adapters.masks import select_valid
 from compiled_rl.estimators.axes import Axes, find_axes, time_among
 from compiled_rl.estimators.steps import Steps, both
@@ -345,7 +345,7 @@ class ValueEstimatorBase(KeyedModule):
         Returns:
             Advantage and value target, and the mask without the steps that could not be estimated.
         """
-        axes = time_among(self.name, batch, self.time_within(batch, value))
+        axes = time_among(self.name, batch, self.time_within(data, batch, value))
         with self._gradients():
             known = value.detach()
             values = self._values(data, axes, None, target, known=known, mask=mask)
@@ -368,16 +368,16 @@ class ValueEstimatorBase(KeyedModule):
             As ``next_value``.
         """
         reward, batch = self.require(data, "reward"), max(batch, 1)
-        axes = time_among(self.name, batch, self.time_within(batch, reward))
+        axes = time_among(self.name, batch, self.time_within(data, batch, reward))
         valid = None if mask is None else mask.reshape(reward.shape)
         with self._gradients():
             values = Values(None, next_value.detach().reshape(reward.shape))
             target = self.target(self._steps(data, axes, values, None, valid))
         return target.reshape(next_value.shape)
 
-    def time_within(self, batch: int, value: Tensor) -> Optional[int]:
+    def time_within(self, data: Data, batch: int, value: Tensor) -> Optional[int]:
         """The time axis for a loss of so many batch axes; None: the last."""
-        return self.time_dim
+        return data[TIME].dim() - 1 if TIME in data else self.time_dim
 
     def shared_out(self, data: Data, value: Tensor) -> Data:
         """The data with one reward and one flag of each kind for every value."""

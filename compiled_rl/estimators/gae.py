@@ -144,10 +144,11 @@ class MultiAgentGAE(GAE):
         }
         return super().estimate(steps._replace(**own))
 
-    def time_within(self, batch: int, value: Tensor) -> Optional[int]:
+    def time_within(self, data: Data, batch: int, value: Tensor) -> Optional[int]:
         """The axis before the agents', if theirs is the last and none was asked for."""
-        agents_last = self.agent_dim % value.dim() == batch - 1
-        return -2 if self.time_dim is None and agents_last and batch > 1 else self.time_dim
+        time, agents = super().time_within(data, batch, value), self.agent_dim % value.dim()
+        taken = self.time_dim is None and time in (None, agents)
+        return agents - 1 if taken and agents == batch - 1 > 0 else time
 
     def shared_out(self, data: Data, value: Tensor) -> Data:
         """The data with the rewards and flags of the team for each agent."""

@@ -94,7 +94,9 @@ class ActorCriticLoss(DeclaredLoss):
     A subclass declares ``fields`` and computes ``policy_terms``.
 
     Without ``advantage`` in the data, the value estimator computes it, and the value target,
-    along the last batch axis: pass sequences ``[*B, T]`` then, not a shuffled batch. Advantages,
+    along the last batch axis: pass sequences ``[*B, T]`` then, not a shuffled batch. Of a
+    TensorDict that is its own last axis or the one that it names ``"time"``, whatever axes, such
+    as that of agents, its tensors have beyond. Advantages,
     targets, rewards, flags and the critic's output are all ``[*B]`` or all ``[*B, 1]``, where
     ``[*B]`` is the shape of the action's log-probability.
 

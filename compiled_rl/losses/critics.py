@@ -8,6 +8,7 @@ from torch import Size, nn
 from compiled_rl.adapters import Data, Key
 from compiled_rl.losses.arguments import check_count
 from compiled_rl.modules import Ensemble
+from compiled_rl.modules.targets import check_called
 
 
 def ensemble_of(owner: str, networks: Any, count: int, elsewhere: Iterable[nn.Module]) -> Ensemble:
@@ -22,7 +23,8 @@ def ensemble_of(owner: str, networks: Any, count: int, elsewhere: Iterable[nn.Mo
 
     Raises:
         TypeError: a network is none.
-        ValueError: the number of networks is not ``count``, or their architectures differ.
+        ValueError: the number of networks is not ``count``, their architectures differ, or one has
+            a lazy module that was never called.
     """
     check_count(owner, "num_qvalue_nets", count)
     listed = isinstance(networks, Sequence | nn.ModuleList)
@@ -33,6 +35,7 @@ def ensemble_of(owner: str, networks: Any, count: int, elsewhere: Iterable[nn.Mo
                 f"{owner}: `qvalue_network` must be an nn.Module or a list of them, "
                 f"got {type(network).__name__}"
             )
+        check_called("qvalue_network", network)
     if listed and len(several) != count:
         raise ValueError(
             f"{owner}: `qvalue_network` must be one network or a list of `num_qvalue_nets`, "

@@ -1,5 +1,6 @@
 """What every loss of this library shares: declared fields, networks in plain form, one way in."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Optional
 
 from torch import Generator, Size, Tensor, nn
@@ -14,10 +15,10 @@ from compiled_rl.adapters import (
     unique,
     write,
 )
-from compiled_rl.adapters.dispatch import by_position, is_tensordict
+from compiled_rl.adapters.dispatch import TIME, by_position, is_tensordict
 from compiled_rl.adapters.masks import beside
 from compiled_rl.estimators import ValueEstimatorBase
-from compiled_rl.estimators.axes import named_time
+from compiled_rl.estimators.axes import time_of
 from compiled_rl.losses.base import LossModule
 
 
@@ -127,9 +128,7 @@ class DeclaredLoss(KeyedModule, LossModule):
         if isinstance(tensordict, Tensor) or others:
             tensors = by_position(self.name, self.in_keys, (tensordict, *others), tensors)
             tensordict = None
-        data = read(self.name, self.in_keys, tensordict, tensors)
-        self._check_time(tensordict, data)
-        computed = self.evaluate(data)
+        computed = self.evaluate(self.inputs(tensordict, tensors))
         self.write_back(tensordict, computed)
         outputs = {name: computed[name] for name in self._given}
         return write(self.name, tensordict, outputs, self.output_names, self._nested)
@@ -138,8 +137,20 @@ class DeclaredLoss(KeyedModule, LossModule):
         """Set what the caller's TensorDict is to hold."""
         for field in self.fields:
             if field.kind == "written" and is_tensordict(source):
-                key, x = self.tensor_keys[field.name], computed[keyword(field.key)]
-                source.set(key, x, inplace=source.is_locked)  # a locked one takes nothing else
+                self._write(source, self.tensor_keys[field.name], computed[keyword(field.key)])
+
+    def _write(self, source: Any, key: Key, x: Tensor) -> None:
+        """Into the column that TorchRL may have made; in place where the TensorDict is locked."""
+        held = source.get(key, None)
+        if held is not None and held.shape == (*x.shape, 1):
+            x = x.unsqueeze(-1)
+        if source.is_locked and (held is None or held.shape != x.shape):
+            got = "none" if held is None else list(held.shape)
+            raise RuntimeError(
+                f"{self.name}: a locked TensorDict must have the key {key!r}, to which priorities "
+                f"are written, of shape {list(x.shape)} or {[*x.shape, 1]}, got {got}"
+            )
+        source.set(key, x, inplace=source.is_locked)
 
     @property
     def minimised(self) -> tuple[str, ...]:
@@ -156,19 +167,22 @@ class DeclaredLoss(KeyedModule, LossModule):
         """What ``forward`` would draw for these data if it were not given, by key."""
         return {}
 
-    def _check_time(self, source: Any, data: Data) -> None:
-        """Refuse sequences whose time is another axis than the estimator will take."""
-        estimator, named = self._value_estimator, named_time(source)
-        if estimator is None or not estimator.sequential or named is None:
-            return
-        if self.tensor_keys.get("advantage") in data:
-            return
-        axis = -1 if estimator.time_dim is None else estimator.time_dim
-        if (named - axis) % source.batch_dims:
-            raise ValueError(
-                f"{self.name}: the dimension named 'time' must be the value estimator's "
-                f"`time_dim`, got {named} and {axis}; say which in make_value_estimator"
-            )
+    def inputs(self, source: Any, tensors: Mapping[str, Optional[Tensor]]) -> Data:
+        """What was given, by key, and where a TensorDict says time is."""
+        data = read(self.name, self.in_keys, source, tensors)
+        if is_tensordict(source):
+            return data | self._time(source, data)
+        return data | {TIME: source[TIME]} if source is not None and TIME in source else data
+
+    def _time(self, source: Any, data: Data) -> Data:
+        """The entry ``TIME``, where an estimator will ask for it."""
+        estimator = self._value_estimator
+        if estimator is None or not estimator.sequential or not source.batch_dims:
+            return {}
+        if not data or self.tensor_keys.get("advantage") in data:
+            return {}
+        axis = time_of(self.name, source, estimator.time_dim)
+        return {TIME: next(iter(data.values())).new_ones((1,) * (axis + 1))}
 
     def require_each_recorded(self, data: Data, name: str) -> tuple[Tensor, ...]:
         """An input that was recorded, of each head of the policy."""

@@ -58,7 +58,8 @@ class OffPolicyLoss(DeclaredLoss):
 
     The target has no gradient but through rewards. A subclass values the states entered by itself,
     with frozen copies of its networks, and asks ``td_target`` for the target. A batch may have any
-    shape ``[*B]``; TD1 and TD(lambda) take its last axis for time. Rewards, flags, weights and
+    shape ``[*B]``; TD1 and TD(lambda) take its last axis for time, of a TensorDict its own last
+    one or the one that it names ``"time"``. Rewards, flags, weights and
     values are all ``[*B]`` or all ``[*B, 1]``. Rewards that sum up ``n`` steps come with
     ``steps_to_next_obs``, and are discounted by ``gamma ** n``.
 

@@ -18,7 +18,7 @@ Part = tuple[Tensor, dict[str, Tensor]]
 
 def part(loss: Any, tensordict: Any, name: str, *metrics: str) -> Part:
     """One loss, reduced, and some of what else is known then, by name."""
-    computed = loss.evaluate(read(loss.name, loss.in_keys, tensordict, {}))
+    computed = loss.evaluate(loss.inputs(tensordict, {}))
     return computed[name], {metric: computed[metric] for metric in metrics}
 
 
@@ -26,12 +26,14 @@ def each_step(loss: Any, tensordict: Any) -> dict[str, Tensor]:
     """Every output of one evaluation, losses of each step ``[*B]``; nothing moves by it."""
     twin = copy.copy(loss)  # of the same networks
     twin.__dict__.update(reduction="none", training=False)
-    computed: dict[str, Tensor] = twin.evaluate(read(loss.name, loss.in_keys, tensordict, {}))
+    computed: dict[str, Tensor] = twin.evaluate(twin.inputs(tensordict, {}))
     return computed
 
 
 def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Tensor], ...]:
     """The critic's loss of each step, shaped as the value target, and metrics, None where off.
+
+    Where the target is a team's, ``[*B, T, 1]``, the loss is each agent's, ``[*B, T, n, 1]``.
 
     Raises:
         KeyError: there is no value target.
@@ -44,7 +46,8 @@ def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Ten
     if target is None:
         raise KeyError(f"{loss.name}: the key {key!r} for `value_target` was not found")
     computed = each_step(loss, tensordict)
-    each = computed[loss.critic_output].reshape(target.shape)
+    each = computed[loss.critic_output]
+    each = each if each.shape == target.shape else each.unsqueeze(-1)
     return each, *[computed.get(metric) for metric in metrics]
 
 

@@ -36,7 +36,8 @@ class QMixerLoss(ActionValueLoss):
         mixer_network: gives the team's value, ``[*B, 1]`` or ``[*B]``: a plain module from the
             values of the actions that were taken, ``[*B, n, 1]``, and ``state``, if its
             ``needs_state`` is true, or from what ``Reads`` says, such as ``modules.QMixer`` and
-            ``modules.VDNMixer``; or a TensorDict module.
+            ``modules.VDNMixer``; or a TensorDict module, which may read what the agents' network
+            computes, too.
         delay_value: whether states entered are valued by frozen copies of both networks.
         action_space: of which kind an agent's actions are; see ``QNetworkLoss``.
         double_q: whether the network itself, not the copy, chooses the actions that are valued.
@@ -117,19 +118,24 @@ class QMixerLoss(ActionValueLoss):
             self.plain_critic(x, "action_value", (_OBSERVATION,))
             for x in self.with_target("local_value_network")
         ]
-        mixer, target_mixer = [self._plain_mixer(x) for x in self.with_target("mixer_network")]
+        mixers = zip(self.with_target("mixer_network"), (local, target_local), strict=True)
+        mixer, target_mixer = [self._plain_mixer(x, agents) for x, agents in mixers]
         self.hold(_local=local, _target_local=target_local)
         self.hold(_mixer=mixer, _target_mixer=target_mixer)
         self.hold_entered(target_local, target_mixer)
         return local, target_local, mixer, target_mixer
 
-    def _plain_mixer(self, network: nn.Module) -> PlainForm:
-        """The plain form of a mixer, whose agents' values are put into the data."""
+    def _plain_mixer(self, network: nn.Module, local: PlainForm) -> PlainForm:
+        """The plain form of a mixer; the agents' values, and what else their network computes of
+        what it reads, are put into the data.
+        """
         local_value = self.tensor_keys["local_value"]
         reads = (local_value, "state") if getattr(network, "needs_state", False) else (local_value,)
         mixer: PlainForm = self.plain_critic(network, "global_value", reads)
         if local_value in mixer.in_keys:
-            return mixer.supplied(local_value)
+            mixer.supplied(local_value)
+            local.keep((self.tensor_keys["action_value"], *mixer.in_keys))
+            return mixer.supplied(*local.out_keys)
         why = (
             f"{self.name}: the mixer must read the agents' values, {local_value!r}, the key of "
             f"`local_value`; it reads {list(mixer.in_keys)}"
@@ -141,21 +147,23 @@ class QMixerLoss(ActionValueLoss):
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """The loss and metrics by name; see the class."""
         data = self.select_valid(data)
-        action_value = self.values(self._local, data)
+        found = self._local(data)
+        action_value = self.output(found, "action_value", self)
         action = self.recorded_action(data, action_value.shape[:-1], action_value.shape[-1])
         chosen = chosen_action_value(action_value, action)
-        value = self._mixed(self._mixer, data, chosen)
+        value = self._mixed(self._mixer, found, chosen)
         return self.fitted(data, value, self._next_value(data, action_value))
 
     @torch.no_grad()
     def _next_value(self, data: Data, action_value: Tensor) -> Tensor:
         """The team's value of the agents' best actions at the state entered, ``[*B]``."""
         entered = self.entered(data)
-        value = self.values(self._target_local, entered)
+        found = self._target_local(entered)
+        value = self.output(found, "action_value", self)
         check_shape(self.name, "next action_value", value, "action_value", action_value)
         judged = self.values(self._local, entered) if self.double_q else value
         best = self.best_action(self._allowed(data, judged))
-        return self._mixed(self._target_mixer, entered, chosen_action_value(value, best))
+        return self._mixed(self._target_mixer, found, chosen_action_value(value, best))
 
     def _allowed(self, data: Data, action_value: Tensor) -> Tensor:
         """The values, with the least number there is for actions that are forbidden next."""
@@ -166,7 +174,7 @@ class QMixerLoss(ActionValueLoss):
         return forbid_value(action_value, mask)
 
     def _mixed(self, form: PlainForm, data: Data, chosen: Tensor) -> Tensor:
-        """The team's value ``[*B]``, of the agents' ``[*B, n]``."""
+        """The team's value ``[*B]``, of the agents' ``[*B, n]`` and what their network computed."""
         inputs = data | {self.tensor_keys["local_value"]: chosen.unsqueeze(-1)}
         value = self.output(form(inputs), "global_value", self)
         return self.per_step(chosen.shape[:-1], global_value=value)["global_value"]

@@ -1,13 +1,11 @@
 """Several networks of one architecture as one, whose parameters are stacked."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compiled_rl.modules.calls import call_with, slots_of
+from compiled_rl.modules.calls import call_with, deep_copy, filled, holds_tensordict, slots_of
 
 
 class Ensemble(nn.Module):
@@ -37,7 +35,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.size = len(networks)
         _check(networks)
-        self.network = copy.deepcopy(networks[0], {id(p): p for p in shared})
+        self.network = deep_copy(networks[0], {p: p for p in shared})
         self._stack(networks, set(shared))
         self._slots = slots_of(self.network)
 
@@ -75,6 +73,8 @@ class Ensemble(nn.Module):
                         made[own] = _stacked([source[full] for source in sources])
                         names.append(full)
                     slots[name] = made[own]
+            if holds_tensordict(module):
+                module._param_td = filled(module)
         self._names = tuple(names)
 
     def members(self) -> dict[str, Tensor]:
@@ -121,10 +121,10 @@ def members_of(network: nn.Module, names: Iterable[str]) -> Iterator[nn.Module]:
     held = dict(tensors_of(network))
     stacks = [held[name] for name in names]
     for parts in zip(*[stack.detach().unbind() for stack in stacks], strict=True):
-        memo: dict[int, Any] = {id(x): x for x in held.values()}
+        kept = {x: x for x in held.values()}
         for stack, part in zip(stacks, parts, strict=True):
-            memo[id(stack)] = nn.Parameter(part) if isinstance(stack, nn.Parameter) else part
-        yield copy.deepcopy(network, memo)
+            kept[stack] = nn.Parameter(part) if isinstance(stack, nn.Parameter) else part
+        yield deep_copy(network, kept)
 
 
 def tensors_of(network: nn.Module) -> list[tuple[str, Tensor]]:

@@ -1,11 +1,12 @@
 """Frozen copies of networks."""
 
-import copy
 from typing import Any, Optional
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from compiled_rl.modules.calls import holds_tensordict
+from compiled_rl.modules.calls import deep_copy, holds_tensordict
+from compiled_rl.modules.ensemble import tensors_of
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -15,8 +16,12 @@ def frozen_copy(network: nn.Module) -> nn.Module:
 
     Args:
         network: copied as it is now; a tensor that it holds twice is held twice by the copy.
+
+    Raises:
+        ValueError: a parameter of a lazy module has no shape yet.
     """
-    frozen = copy.deepcopy(network).eval()
+    check_called("network", network)
+    frozen = deep_copy(network, {}).eval()
     made: dict[Tensor, Tensor] = {}
     for module in frozen.modules():
         if holds_tensordict(module):
@@ -24,10 +29,21 @@ def frozen_copy(network: nn.Module) -> nn.Module:
             continue
         for name, parameter in list(module._parameters.items()):
             _freeze(module, name, parameter, made)
-        if isinstance(module, nn.RNNBase):
-            # It keeps a list of its own, which still has the parameters.
-            module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
     return frozen
+
+
+def check_called(argument: str, network: nn.Module) -> None:
+    """Refuse a network whose lazy modules have no shapes, which is neither copied nor stacked.
+
+    Raises:
+        ValueError: it has one.
+    """
+    lazy = [name for name, x in tensors_of(network) if is_lazy(x)]
+    if lazy:
+        raise ValueError(
+            f"`{argument}` must have been called once before the loss is made, so that its lazy "
+            f"modules know their shapes, got one that does not at {lazy[0]!r}"
+        )
 
 
 def _freeze(

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from compiled_rl.adapters import Data, read
+from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
 from compiled_rl.training.compiled import compiled
 from compiled_rl.training.fresh import Structure
@@ -101,7 +101,7 @@ class UpdateStep:
             KeyError, RuntimeError, TypeError, ValueError: what the loss says of the data; nothing
                 has moved then but the generator.
         """
-        data = read(self.loss.name, self.loss.in_keys, batch, tensors)
+        data = self.loss.inputs(batch, tensors)
         self._check_fresh()
         noise = self.loss.draw_noise(data, self.generator)
         state = [optimiser.state() for optimiser in self._optimisers]

@@ -546,8 +546,15 @@ def estimators():
     }
 
 
-@pytest.mark.parametrize("form", ["keywords", "tensordict"])
-@pytest.mark.parametrize("name", estimators())
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        # In every run each is compiled once, the two forms in turns.
+        pytest.param(name, form, marks=[] if (k + j) % 2 else [pytest.mark.slow])
+        for k, name in enumerate(estimators())
+        for j, form in enumerate(["keywords", "tensordict"])
+    ],
+)
 def test_compiles_whole_with_gradients(name, form):
     actor, _ = plain_networks("normal")
     estimator = estimators()[name]

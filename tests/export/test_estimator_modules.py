@@ -16,6 +16,11 @@ OPTIONS = {
     "GAE averaged": {"average_gae": True},
     "GAE shifted": {"shifted": True},
 }
+# In every run: the others are programs of the same functions, which ``test_estimators`` exports.
+FAST = ("GAE averaged", "VTrace")
+every_row = pytest.mark.parametrize(
+    "row", [row if row in FAST else pytest.param(row, marks=pytest.mark.slow) for row in OPTIONS]
+)
 # A trace keeps what these ask of the sizes: how many steps there are.
 NOT_TRACED = ("GAE shifted",)
 
@@ -33,14 +38,14 @@ def estimator_and_example(row: str):
     return getattr(estimators, name)(**arguments), data
 
 
-@pytest.mark.parametrize("row", OPTIONS)
+@every_row
 def test_to_onnx(row, tmp_path):
     report = to_onnx(*estimator_and_example(row), tmp_path / "e.onnx", ("batch", "time"))
     assert report.max_error < 1e-5
     assert {1, 23, 700} <= {check.sizes["time"] for check in report.checks}
 
 
-@pytest.mark.parametrize("row", OPTIONS)
+@every_row
 def test_to_pt2(row, tmp_path):
     axes = ("batch", "time")
     report = to_pt2(*estimator_and_example(row), tmp_path / "e.pt2", axes, max_time=64)

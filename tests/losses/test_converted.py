@@ -42,6 +42,12 @@ def test_shared_parameters_are_held_out_of_the_second_network():
     assert critic[1].weight.grad is not None
 
 
+def test_only_what_the_loss_has_already_is_held_out_of_one_network():
+    loss, critic = compiled_rl.LossModule(), nn.Linear(2, 1)
+    loss.convert_to_functional(critic, "critic", compare_against=critic.parameters())
+    assert all(x.requires_grad for x in loss.critic_params.values())
+
+
 def test_a_native_losss_parameters_are_viewed_too():
     loss = compiled_rl.DDPGLoss(*networks())
     assert loss.value_network_params["module", "mlp1", "0", "weight"] is next(
@@ -73,6 +79,101 @@ def test_what_is_refused():
         _ = loss.actor_params
     with pytest.raises(AttributeError, match="gamma"):
         _ = loss.gamma
+
+
+WRONG = {
+    "half a network": (TypeError, "`expand_dim` must be an integer or None, got 2.0", [2.0]),
+    "a flag": (TypeError, "`expand_dim` must be an integer or None, got True", [True]),
+    "one parameter": (
+        TypeError,
+        "be parameters, .* got Parameter",
+        [2, False, nn.Linear(2, 2).bias],
+    ),
+    "a network": (TypeError, "be parameters, .* got Linear", [None, False, nn.Linear(2, 2)]),
+    "names": (TypeError, "be parameters, .* got str", [None, False, ["0.weight"]]),
+}
+NAMES = ["training", "reduction", "gamma", "parameters", "a.b", "", 3]
+
+
+@pytest.mark.parametrize(("error", "words", "given"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments_are_refused_in_words(error, words, given):
+    loss = compiled_rl.LossModule()
+    with pytest.raises(error, match=words):
+        loss.convert_to_functional(nn.Linear(2, 2), "critic", *given)
+    assert list(loss.children()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_must_be_a_name_and_free(name):
+    loss = compiled_rl.LossModule()
+    loss.register_coeff_buffer("gamma", 0.9)
+    with pytest.raises((AttributeError, ValueError), match=f"`module_name` must .* got {name!r}"):
+        loss.convert_to_functional(nn.Linear(2, 2), name)
+    assert list(loss.children()) == []
+
+
+def test_a_network_without_values_is_neither_copied_nor_drawn_anew():
+    loss, lazy = compiled_rl.LossModule(), nn.Sequential(nn.LazyLinear(5))
+    copied = "must have been called once before the loss is made.* got .* at '0.weight'"
+    with pytest.raises(ValueError, match=copied):
+        loss.convert_to_functional(lazy, "critic", create_target_params=True)
+    with pytest.raises(ValueError, match=copied):
+        compiled_rl.DQNLoss(lazy, action_space="one-hot")
+    with pytest.raises(ValueError, match=copied):
+        compiled_rl.TD3Loss(nn.Linear(2, 2), lazy, bounds=(-1.0, 1.0))
+    for module in (lazy, [lazy, lazy]):
+        with pytest.raises(ValueError, match=copied):
+            loss.convert_to_functional(module, "critic", expand_dim=2)
+    with pytest.raises(ValueError, match=r"must hold values, .* got a meta tensor at 'weight'"):
+        loss.convert_to_functional(nn.Linear(2, 2, device="meta"), "critic", expand_dim=2)
+    assert list(loss.children()) == []
+    lazy(torch.zeros(1, 3))
+    loss.convert_to_functional(lazy, "critic", 2, create_target_params=True)
+    assert loss.target_critic_params["0", "weight"].shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_view_has_the_networks_parameters(size):
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    loss = stacked(network, expand_dim=size, create_target_params=True)
+    named = dict(loss.critic_params.named_parameters("it"))
+    own = dict(loss.critic.named_parameters("it"))
+    assert list(own) == list(named)
+    assert all(named[name] is x for name, x in own.items())
+    assert list(map(id, loss.critic_params.parameters())) == list(map(id, own.values()))
+    assert list(loss.critic_params.parameters(recurse=False)) == []
+    assert list(loss.target_critic_params.parameters()) == []
+    assert list(loss.critic_params.detach().parameters()) == []
+
+
+def test_of_a_view_what_is_shared_is_a_parameter_and_what_is_held_out_is_none():
+    trunk = nn.Linear(2, 2)
+    networks = [nn.Sequential(trunk, nn.Linear(2, 1)) for _ in range(2)]
+    loss = stacked(networks, expand_dim=2)
+    own = [id(x) for x in loss.critic.parameters()]
+    assert [id(x) for x in loss.critic_params.parameters()] == own
+    apart = stacked(networks, expand_dim=2, compare_against=trunk.parameters())
+    assert [name for name, _ in apart.critic_params.named_parameters()] == ["1.weight", "1.bias"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torchrl")
+def test_frozen_parameters_are_copied_and_tied_ones_stay_tied():
+    """TorchRL draws the first and has them learn, and draws the second twice."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    network[0].requires_grad_(False)
+    network[2].weight = network[1].weight
+    found = []
+    for module in (compiled_rl, PEER):
+        loss = module.LossModule()
+        wrapped = TensorDictModule(network, ["x"], ["y"])
+        loss.convert_to_functional(wrapped, "critic", expand_dim=3, create_target_params=True)
+        first, second, third = [loss.critic_params["module", k, "weight"] for k in "012"]
+        frozen = not first.requires_grad
+        same = torch.equal(first, network[0].weight.expand(3, 2, 2))
+        found.append((frozen, same, torch.equal(second, third)))
+        if module is compiled_rl:
+            assert loss.target_critic.module[1].weight is loss.target_critic.module[2].weight
+    assert found == [(True, True, True), (False, False, False)]
 
 
 def test_attributes_may_come_before_and_after_the_constructor():
@@ -187,6 +288,22 @@ def test_a_view_that_is_detached_leaves_no_parameters_behind():
         assert [(name, id(x)) for name, x in critic.named_parameters()] == before
 
 
+def test_a_view_inside_of_another_tensordict_compiles():
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(nn.Sequential(nn.Linear(2, 1)), "critic", create_target_params=True)
+    holder = nn.ModuleDict({"critic": loss.critic})
+
+    def call(x: torch.Tensor) -> list[torch.Tensor]:
+        found = []
+        for view in (loss.target_critic_params, loss.critic_params.detach(), loss.critic_params):
+            with TensorDict({"critic": view}, []).to_module(holder):
+                found.append(loss.critic(x))
+        return found
+
+    found = torch.compile(call, fullgraph=True, backend="eager")(torch.ones(3, 2))
+    assert [x.requires_grad for x in found] == [False, False, True]
+
+
 def test_what_is_not_annotated_is_taken(recwarn):
     class Annotated(compiled_rl.LossModule):
         critic: nn.Linear
@@ -200,7 +317,7 @@ def test_what_is_not_annotated_is_taken(recwarn):
     assert len(recwarn) == 0
 
 
-def test_networks_of_several_agents_are_held_out_and_not_stacked():
+def test_networks_of_several_agents_are_held_out():
     """They have a TensorDictParams, of which another TensorDict is not made a part."""
     options = {"centralised": False, "share_params": False, "depth": 1, "num_cells": 3}
     agents = TensorDictModule(MultiAgentMLP(4, 3, 2, **options), ["x"], ["hidden"])
@@ -215,7 +332,3 @@ def test_networks_of_several_agents_are_held_out_and_not_stacked():
     assert all(x.grad is None for x in agents.parameters())
     assert all(x.grad is not None for x in heads[1].parameters())
     assert [(name, id(x)) for name, x in loss.named_parameters()] == before
-    with pytest.raises(
-        NotImplementedError, match=r"no TensorDictParams .*, got one at `module.par"
-    ):
-        loss.convert_to_functional(agents, "others", expand_dim=2)

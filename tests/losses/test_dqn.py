@@ -17,11 +17,13 @@ from torchrl.data import (
     Composite,
     OneHot,
 )
-from torchrl.modules import QValueActor, QValueModule
+from torchrl.modules import QValueActor, QValueModule, SafeSequential
 
+import compiled_rl
 from compiled_rl import DQNLoss, QPolicy
 from compiled_rl.modules import Bernoulli, MultiOneHotCategorical, Reads
 from tests.losses import q_networks as q
+from tests.losses.teams import AGENTS, OBSERVATION
 from tests.losses.test_off_policy import assert_parity, gradients, keywords, pair
 from tests.losses.transitions import Subject, transitions
 
@@ -313,3 +315,28 @@ def test_a_batch_without_steps_has_no_loss():
     data = transitions((6,), action=q.one_hot)[:0]
     assert isinstance(data, TensorDict)
     assert loss(data)["loss"] == 0
+
+
+def test_independent_learners_of_a_team_see_time_where_torchrl_does():
+    each, names = (2, 6, AGENTS), ("reward", "done", "terminated", "action", "action_value")
+    keys = {name: ("agents", name) for name in names}
+    actor = SafeSequential(
+        TensorDictModule(nn.Linear(OBSERVATION, 4), [("agents", "x")], [keys["action_value"]]),
+        QValueModule(
+            "categorical",
+            action_value_key=keys["action_value"],
+            out_keys=[keys["action"], keys["action_value"], ("agents", "value")],
+        ),
+    )
+    done = torch.rand(*each, 1) < 0.2
+    entered = {"x": torch.randn(*each, OBSERVATION), "reward": torch.randn(*each, 1)}
+    left = {"x": torch.randn(*each, OBSERVATION), "action": torch.randint(4, each)}
+    entered |= {"done": done, "terminated": done}
+    data = TensorDict({"agents": left, "next": {"agents": entered}}, each[:2])
+    found = []
+    for module in (compiled_rl, torchrl):
+        loss = module.DQNLoss(actor, action_space="categorical", delay_value=True)
+        loss.set_keys(**keys, value=("agents", "value"))
+        loss.make_value_estimator(module.ValueEstimators.TDLambda)
+        found.append(loss(data.clone())["loss"])
+    torch.testing.assert_close(*found)

@@ -146,6 +146,15 @@ def test_what_is_the_teams_is_each_agents(given):
     torch.testing.assert_close(found.to_dict(), expected.to_dict())
 
 
+def test_the_critics_part_of_a_teams_target_is_each_agents():
+    actor = team_actor()
+    loss, data = MAPPOLoss(actor, team_critic()), team_steps(actor)
+    data["value_target"] = data["value_target"][:, :, 0].clone()
+    each, *_ = loss.loss_critic(data)
+    assert each.shape == (4, 5, AGENTS, 1)
+    torch.testing.assert_close(each.mean(), loss(data)["loss_critic"])
+
+
 def test_each_agents_advantages_are_normalised_by_themselves():
     networks = team()
     data = team_steps(networks[0])

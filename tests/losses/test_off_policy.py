@@ -232,9 +232,16 @@ def test_a_locked_tensordict_takes_priorities_in_place(subject):
     loss = subject.ours()
     data = with_noise(loss, subject.data(6))
     expected = loss(data.clone())["td_error"]
-    data["td_error"] = held = torch.zeros(6)
-    loss(data.lock_())
-    assert torch.equal(held, expected)
+    for shape in ((6,), (6, 1)):  # TorchRL's losses of action values make a column
+        data["td_error"] = held = torch.zeros(shape)
+        loss(data.clone(False).lock_())
+        assert torch.equal(held, expected.view(shape))
+    loss(data)
+    assert data["td_error"].shape == (6, 1)
+    wrong = data.clone().set("td_error", torch.zeros(6, 2))
+    for locked, got in ((data.exclude("td_error"), "none"), (wrong, r"\[6, 2\]")):
+        with pytest.raises(RuntimeError, match=rf"must have the key 'td_error', .* got {got}"):
+            loss(locked.lock_())
 
 
 @every_estimating_loss
@@ -245,10 +252,12 @@ def test_a_named_time_is_no_matter_for_one_step(subject):
     data.names = ["time", None]
     for name, x in loss(data).items():
         assert torch.equal(x, before[name])
-    with pytest.raises(
-        ValueError, match="the dimension named 'time' must be the value estimator's"
-    ):
-        loss.make_value_estimator("td1")(data)
+    named = loss.make_value_estimator("td1")(data)
+    data.names = [None, None]
+    asked = loss.make_value_estimator("td1", time_dim=0)(data)
+    for name in loss.minimised:
+        assert torch.equal(named[name], asked[name])
+        assert not torch.equal(named[name], before[name]) or name in ("loss_actor", "loss_alpha")
 
 
 @every_loss

@@ -209,10 +209,20 @@ def test_torchrls_networks_of_agents_are_frozen_and_trained(shared):
     assert not any(name.removeprefix("target_").startswith("local_value") for name in still)
 
 
+def test_torchrls_networks_of_agents_have_gradients_after_an_update():
+    """They are called with the tensors of the update, and have their own back behind it."""
+    loss = of_agents(True).ours()
+    update = UpdateStep(loss, torch.optim.Adam(loss.parameters()), mode="eager")
+    for _ in range(2):
+        update(steps(8))
+    loss(steps(8))["loss"].backward()
+    assert all(x.grad is not None for x in loss.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "each its own"])
 def test_torchrls_networks_of_agents_compile_whole(shared):
-    """Without time: torch cannot trace `vmap` of a layer over two batch axes of unknown sizes."""
+    """Sequences of them, too: see ``test_networks_of_agents.py``."""
     assert_compiles_once(of_agents(shared).ours(), [steps(n) for n in (2, 3, 5, 8, 13, 21)])
 
 
@@ -370,6 +380,15 @@ def test_networks_that_are_none_are_refused():
             QMixerLoss(*arguments, action_space="categorical")
 
 
+def test_states_entered_are_valued_without_a_graph(monkeypatch):
+    loss, seen = plain(delay_value=False), []
+    monkeypatch.setattr(
+        loss, "td_target", lambda data, batch, value, mask: seen.append(value) or value
+    )
+    loss(steps(4))
+    assert not seen[0].requires_grad
+
+
 def test_an_action_space_that_nobody_knows_is_refused_in_words():
     """TorchRL's raises an `AttributeError` about its own sentence."""
     values = TensorDictModule(mlp(ACTIONS), [("agents", "observation")], [t.KEYS["action_value"]])
@@ -409,6 +428,42 @@ def test_a_mixer_that_reads_other_values_is_refused_until_its_key_is_set():
     loss.set_keys(local_value=("agents", "worth"))
     assert gradients(loss, loss(data)["loss"])[0].abs().sum() > 0
     assert ("agents", "worth") not in loss.in_keys
+
+
+class OfFeatures(nn.Module):
+    """A mixer that weights the agents by what their network sees in their observations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Linear(8, 1)
+
+    def forward(self, value: Tensor, hidden: Tensor) -> Tensor:
+        return (value * self.weight(hidden).exp()).sum(-2)
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_a_mixer_may_read_what_the_agents_compute(branch):
+    """Be it on the way to their values, or beside it; what was recorded there is not read."""
+    torch.manual_seed(0)
+    hidden = ("agents", "hidden")
+    trunk = TensorDictModule(nn.Linear(OBSERVATION, 8), [("agents", "observation")], [hidden])
+    read = ("agents", "beside") if branch else hidden
+    beside = TensorDictModule(nn.Linear(8, 8), [hidden], [("agents", "beside")])
+    local = SafeSequential(trunk, beside, t.agents("categorical", t.KEYS, hidden, network=eight))
+    mixer = TensorDictModule(OfFeatures(), [t.KEYS["local_value"], read], [t.KEYS["global_value"]])
+    loss, data = QMixerLoss(local, mixer), steps(6)
+    theirs = torchrl.QMixerLoss(local, mixer, action_space="categorical")
+    assert not {hidden, read} & set(loss.in_keys)
+    expected = theirs(data.clone())["loss"]
+    for place in (data, data["next"]):
+        place[hidden] = place[read] = torch.zeros(6, t.AGENTS, 8)
+    torch.testing.assert_close(loss(data)["loss"], expected)
+    learning = [*trunk.parameters(), *mixer.parameters()]
+    assert all(x.abs().sum() > 0 for x in torch.autograd.grad(loss(data)["loss"], learning))
+
+
+def eight(out: int) -> nn.Module:
+    return nn.Linear(8, out)
 
 
 @pytest.mark.parametrize(

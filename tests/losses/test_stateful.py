@@ -92,6 +92,18 @@ def test_another_network_is_refused_and_nothing_changes(make, name):
     assert all(map(torch.equal, values(loss), before))
     with pytest.raises(AttributeError, match=rf"no network `actor`; the networks are .*{name}"):
         loss.get_stateful_net("actor")
+    loss.family = nn.Identity()  # a part without parameters is no network
+    assert "family" not in loss._network_names()
+
+
+def test_other_buffers_make_another_network():
+    loss = compiled_rl.LossModule()
+    loss.convert_to_functional(nn.BatchNorm1d(2), "critic")
+    for other in (nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2)):
+        if other.track_running_stats:
+            other.register_buffer("count", torch.zeros(3))
+        with pytest.raises(RuntimeError, match="must have the tensors of `critic`, got others"):
+            loss.from_stateful_net("critic", other)
 
 
 @losses
@@ -105,6 +117,26 @@ def test_networks_are_initialised_anew_and_copies_are_equal_again(make, name):
         assert (x.abs() < 1).all()
         target = getattr(loss, f"target_{name}", None)
         assert target is None or torch.equal(target.get_buffer(key), x)
+
+
+def test_copies_of_a_shared_trunk_are_of_the_trunk_as_it_was_last_initialised():
+    loss, trunk = compiled_rl.LossModule(), nn.Linear(4, 4)
+    for name in ("actor", "critic"):
+        network = nn.Sequential(trunk, nn.Linear(4, 1))
+        loss.convert_to_functional(network, name, create_target_params=True)
+    loss.reset_parameters_recursive()
+    for target in (loss.target_actor, loss.target_critic):
+        assert torch.equal(target[0].weight, trunk.weight)
+
+
+def test_what_members_share_is_initialised_as_one():
+    loss, trunk = compiled_rl.LossModule(), nn.Linear(4, 2)
+    networks = [nn.Sequential(trunk, nn.Linear(2, 1)) for _ in range(3)]
+    loss.convert_to_functional(networks, "critic", 3)
+    before = trunk.weight.detach().clone()
+    loss.reset_parameters_recursive()
+    assert loss.critic[0].weight is trunk.weight
+    assert not torch.equal(trunk.weight, before)
 
 
 def test_each_member_is_initialised_as_a_network_of_its_own():

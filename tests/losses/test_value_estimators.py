@@ -15,8 +15,10 @@ from compiled_rl.estimators import (
 )
 from compiled_rl.functional import vtrace
 from compiled_rl.testing import count_graphs
+from compiled_rl.training import UpdateStep
 from tests.losses import peers
 from tests.losses.networks import as_keywords, make_data, mlp, plain_networks
+from tests.losses.teams import KEYS, for_each_agent, team_actor, team_critic, team_steps
 
 OF_ONE_AGENT = [member for member in ValueEstimators if member is not ValueEstimators.MAGAE]
 
@@ -222,16 +224,32 @@ def test_a_refused_critic_is_not_lent():
     assert loss(sequences(actor))["loss_critic"].isfinite()
 
 
-def test_a_dimension_named_time_must_be_the_estimators():
+def test_a_dimension_named_time_is_time():
     actor, critic = plain_networks("normal")
     loss = ClipPPOLoss(actor, critic)
     data = sequences(actor)
+    last = loss(data)["loss_critic"]
+    first = loss.make_value_estimator("gae", time_dim=0)(data)["loss_critic"]
     data.names = ["time", None]
-    with pytest.raises(ValueError, match="'time' must be the value estimator's `time_dim`, got 0"):
-        loss(data)
-    expected = loss.make_value_estimator("gae", time_dim=0)(data)
-    data.names = [None, None]
-    torch.testing.assert_close(loss(data)["loss_critic"], expected["loss_critic"])
+    for asked, expected in ((None, first), (0, first), (-1, last)):
+        loss.make_value_estimator("gae", time_dim=asked)
+        torch.testing.assert_close(loss(data)["loss_critic"], expected)
+    with pytest.raises(ValueError, match="`time_dim` must be one of the 2 batch axes, got -3"):
+        loss.make_value_estimator("gae", time_dim=-3)(data)
+
+
+def test_time_is_an_axis_of_the_tensordict_and_not_the_agents():
+    """Of a team's rollout ``[B, T]``, what is each agent's has an axis more."""
+    actor = team_actor()
+    loss = ClipPPOLoss(actor, team_critic())
+    loss.set_keys(**KEYS)
+    data = for_each_agent(team_steps(actor, given=False))
+    expected = loss(loss.value_estimator(data.clone()))
+    for names in ([None, None], [None, "time"]):
+        data.names = names
+        torch.testing.assert_close(loss(data).to_dict(), expected.to_dict())
+    taken = UpdateStep(loss, torch.optim.SGD(loss.parameters(), 0.0), mode="eager")(data)
+    torch.testing.assert_close(taken["loss_critic"], expected["loss_critic"])
 
 
 def test_keys_of_an_estimator_stay_unless_the_loss_sets_them():
