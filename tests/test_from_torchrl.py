@@ -22,6 +22,7 @@ import compiled_rl
 from tests.losses.parity import steps
 from tests.losses.peers import networks, unestimated
 from tests.losses.test_documents_off_policy import make_ddpg, make_dqn, make_sac, make_td3
+from tests.losses.test_keys import made
 from tests.losses.test_off_policy import ALL, align, assert_parity
 from tests.losses.transitions import SUBJECTS, Subject
 from tests.losses.tutorial import PEER
@@ -130,6 +131,8 @@ def assert_the_same(theirs: Any, ours: Any) -> None:
         assert theirs.name == ours.name
     elif isinstance(theirs, enum.EnumMeta):
         assert list(theirs.__members__) == list(ours.__members__)
+    elif isinstance(theirs, tuple):
+        assert {x.name for x in theirs} == {x.name for x in ours}
     else:
         here, there = taken(ours), taken(theirs)
         assert [name for name in here if name in there] == there
@@ -201,6 +204,35 @@ def test_every_method_is_there(row: list[str]) -> None:
     ours, theirs = both(owner)
     assert hasattr(ours, attribute)
     assert hasattr(theirs, attribute) != row[2].startswith("documents only")
+
+
+LOSSES = ["LossModule", *[name for row in rows("Arguments") for name in quoted(row[0])]]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_public_name_of_a_loss_is_here_or_on_the_page() -> None:
+    absent = {name for row in rows("Attributes that are not here") for name in quoted(row[0])}
+    missing: set[str] = set()
+    for name in [name for name in LOSSES if name.endswith(("Loss", "Module"))]:
+        ours = compiled_rl.LossModule() if name == "LossModule" else made(name)
+        public = [x for x in dir(getattr(torchrl.objectives, name)) if not x.startswith("_")]
+        missing |= set(public) - set(dir(ours))
+    assert missing == {x for x in absent if x.isidentifier() and not x.startswith("_")}
+
+
+@pytest.mark.parametrize("name", [x for x in LOSSES if x.endswith("Loss")])
+def test_the_estimators_of_a_loss_are_those_that_it_takes(name: str) -> None:
+    cls = getattr(compiled_rl, name)
+    theirs = getattr(torchrl.objectives, name).SUPPORTED_VALUE_ESTIMATORS
+    names = {x.name for x in cls.SUPPORTED_VALUE_ESTIMATORS}
+    assert names == {x.name for x in theirs}
+    assert vars(cls.default_keys()).keys() == cls.default_keys.keys()
+    for member in compiled_rl.ValueEstimators:
+        if member.name in names:
+            assert made(name).make_value_estimator(member).value_type is member
+        else:
+            with pytest.raises(NotImplementedError):
+                made(name).make_value_estimator(member)
 
 
 @pytest.mark.parametrize("name", METHODS)

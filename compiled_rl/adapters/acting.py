@@ -20,6 +20,7 @@ def acting(function: Callable[..., Any]) -> Callable[..., Any]:
         with set_interaction_type(self.deterministic_sampling_mode), over_time():
             return function(self, *args, **kwargs)
 
+    within.__module__ = __name__  # it is this library's now, and a subclass leaves it as it is
     return within
 
 

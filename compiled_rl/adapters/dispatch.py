@@ -1,7 +1,7 @@
 """One way in and one way out, for keyword tensors, a mapping, or a TensorDict."""
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional
 
 from torch import Tensor
@@ -130,7 +130,7 @@ def _output(owner: str, out_keys: tuple[str, ...], values: tuple[Tensor, ...]) -
 _OUTPUT_TYPES: dict[tuple[str, tuple[str, ...]], Any] = {}
 
 
-def given(data: Mapping[Key, Tensor]) -> str:
+def given(data: Iterable[Key]) -> str:
     """The keys that are there, for an error's last words."""
     return str([keyword(key) for key in data if key != TIME])
 

@@ -25,19 +25,24 @@ class KeyedModule(AcceptsKeys):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.default_keys = Keys(cls.declared_keys(), cls.names_entered())
         cls.__doc__ = (cls.__doc__ or "") + describe(cls.fields)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        entered = [field.name for field in self.fields if is_next(field.key)]
-        self.tensor_keys = Keys(self.default_keys, entered)
         self._selected: tuple[str, ...] = ()
 
-    def declared_keys(self) -> dict[str, Any]:
+    @classmethod
+    def declared_keys(cls) -> dict[str, Any]:
         """Those of the fields; a default that a subclass has in ``_AcceptedKeys`` stands before."""
-        own = {field.name: field.key for field in self.fields if field.kind in self.settable}
+        own = {field.name: field.key for field in cls.fields if field.kind in cls.settable}
         others = super().declared_keys()
         return own | {name: entered_as(own.get(name), key) for name, key in others.items()}
+
+    @classmethod
+    def names_entered(cls) -> list[str]:
+        """The fields that are found under ``"next"`` by default."""
+        return [field.name for field in cls.fields if is_next(field.key)]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -76,7 +81,7 @@ class KeyedModule(AcceptsKeys):
         outputs = tuple(field.name for field in given if field.kind == "output")
         self._nested = {field.name: field.key for field in given if field.key != field.name}
         self.output_names = self._selected or outputs
-        self.out_keys = tuple(self.tensor_keys.get(name, name) for name in self.output_names)
+        self.out_keys = tuple(dict.get(self.tensor_keys, x, x) for x in self.output_names)
         output_type(self.name, self.output_names)  # made now: a compiled call only finds it
 
     def _outputs(self) -> list[Field]:
@@ -142,8 +147,7 @@ class KeyedModule(AcceptsKeys):
         critic = form(network, self.tensor_keys[name], reads)
         unset = self.tensor_keys[name] == self.default_keys[name]
         if unset and len(critic.out_keys) == 1:
-            self.default_keys[name] = critic.out_keys[0]
-            self.tensor_keys = self.tensor_keys | {name: critic.out_keys[0]}
+            self.take_defaults(**{name: critic.out_keys[0]})
         if self.tensor_keys[name] in critic.out_keys:
             critic.keep([self.tensor_keys[name]])
             return critic

@@ -98,7 +98,7 @@ class VTrace(ValueEstimatorBase):
         }
         own = {name: self.tensor_keys[name] for name in keys}
         unset = {name for name in keys if own[name] == self.default_keys[name]}
-        self.default_keys |= keys
+        self.default_keys = self.default_keys | keys
         self.tensor_keys = self.tensor_keys | {name: keys[name] for name in unset}
         self.wire()
 

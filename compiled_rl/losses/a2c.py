@@ -14,10 +14,10 @@ from compiled_rl.losses.actor_critic import (
     Steps,
 )
 from compiled_rl.losses.arguments import check_options
-from compiled_rl.losses.parts import CriticPart
+from compiled_rl.losses.parts import A2CParts
 
 
-class A2CLoss(CriticPart, ActorCriticLoss):
+class A2CLoss(A2CParts, ActorCriticLoss):
     """Advantage actor-critic.
 
         loss_objective = -log_prob * advantage

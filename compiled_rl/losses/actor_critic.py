@@ -144,6 +144,7 @@ class ActorCriticLoss(DeclaredLoss):
     """
 
     default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.GAE
+    SUPPORTED_VALUE_ESTIMATORS: ClassVar[tuple[ValueEstimators, ...]] = tuple(ValueEstimators)
     critic_output: ClassVar[str] = "loss_critic"
     needs_critic: ClassVar[bool] = True
     fixed: ClassVar[tuple[str, ...]] = (
@@ -228,9 +229,10 @@ class ActorCriticLoss(DeclaredLoss):
     def _take_keys(
         self, advantage: Optional[Key], value_target: Optional[Key], value: Optional[Key]
     ) -> None:
-        self.default_keys["action"] = one_or_several(self._actor.action_keys)
-        self.default_keys["sample_log_prob"] = one_or_several(self._actor.log_prob_keys)
-        self.tensor_keys = self.tensor_keys | self.default_keys
+        self.take_defaults(
+            action=one_or_several(self._actor.action_keys),
+            sample_log_prob=one_or_several(self._actor.log_prob_keys),
+        )
         given = {"advantage": advantage, "value_target": value_target, "value": value}
         self.set_keys(**{name: key for name, key in given.items() if key is not None})
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import getattr_static
 from os import environ
 from types import FunctionType
 from typing import Any, Literal, Optional, Self
@@ -15,8 +16,7 @@ from compiled_rl.adapters import Key
 from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.keys import accepted_keys
 from compiled_rl.adapters.stateful import StatefulNetworks
-from compiled_rl.losses.estimating import EstimatingLoss
-from compiled_rl.losses.masked import MaskedLoss
+from compiled_rl.losses.hooks import PrivateHooks
 
 
 class _Deterministic:
@@ -28,7 +28,7 @@ class _Deterministic:
         return DETERMINISTIC
 
 
-class LossModule(EstimatingLoss, MaskedLoss, StatefulNetworks):
+class LossModule(PrivateHooks, StatefulNetworks):
     """A loss as a user writes it for TorchRL: networks by name, keys, a ``forward``.
 
     A subclass gives its networks to ``convert_to_functional``, makes its estimator in a
@@ -63,8 +63,9 @@ class LossModule(EstimatingLoss, MaskedLoss, StatefulNetworks):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Have what computes losses run in the mode ``deterministic_sampling_mode``."""
         super().__init_subclass__(**kwargs)
-        for name, function in list(vars(cls).items()):
-            if isinstance(function, FunctionType) and _computes(name, function):
+        for name in filter(_computes, dir(cls)):
+            function = getattr_static(cls, name)  # it may be that of a class beside
+            if isinstance(function, FunctionType) and _is_foreign(function):
                 setattr(cls, name, _acting(function))
 
     def __init__(
@@ -93,9 +94,10 @@ class LossModule(EstimatingLoss, MaskedLoss, StatefulNetworks):
     def reset(self) -> None:
         """Set back what moved by itself: nothing, unless a subclass says so."""
 
-    def declared_keys(self) -> dict[str, Any]:
+    @classmethod
+    def declared_keys(cls) -> dict[str, Any]:
         """The names of ``_AcceptedKeys`` and their defaults."""
-        return accepted_keys(self._AcceptedKeys)
+        return accepted_keys(cls._AcceptedKeys)
 
     def set_keys(self, **keys: Any) -> None:
         """As ``AcceptsKeys.set_keys``; ``priority_key`` is ``priority``, and so on.
@@ -105,8 +107,11 @@ class LossModule(EstimatingLoss, MaskedLoss, StatefulNetworks):
             TypeError: a key is neither a string nor a tuple of strings.
             ValueError: a name is not an input, or was given under two names with two keys.
         """
-        keys = self._in_short(keys)
-        super().set_keys(**keys)
+        super().set_keys(**self._in_short(keys))
+
+    def take_keys(self, **keys: Any) -> None:
+        """Hand them on to the estimator, too."""
+        super().take_keys(**keys)
         self._forward_value_estimator_keys(**keys)
 
     def _in_short(self, keys: dict[str, Any]) -> dict[str, Any]:
@@ -192,16 +197,30 @@ class LossModule(EstimatingLoss, MaskedLoss, StatefulNetworks):
                 stacklevel=5,
             )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        network = name.removesuffix("_params").removeprefix("target_").removesuffix("_target")
+        if name.endswith("_params") and network in self.__dict__.get("_modules", ()):
+            if value is not None:  # which some of TorchRL's say where they hold no parameters apart
+                raise AttributeError(
+                    f"{self.name}: `{name}` is a view of the network, and must be filled by "
+                    f"`from_stateful_net` or `{name}.data.update_`, got an assignment"
+                )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         if "target_" in name and name.endswith("_params"):
             self.check_targets_follow()
         return super().__getattr__(name)
 
 
-def _computes(name: str, function: FunctionType) -> bool:
-    """Whether it is a ``forward``, or a part of a loss, that a user wrote."""
-    public = name.endswith("loss") and not name.startswith("_")
-    return (name == "forward" or public) and not function.__module__.startswith("compiled_rl.")
+def _computes(name: str) -> bool:
+    """Whether it is a ``forward``, or a part of a loss."""
+    return name == "forward" or (name.endswith("loss") and not name.startswith("_"))
+
+
+def _is_foreign(function: FunctionType) -> bool:
+    """Whether a user wrote it, and nothing of ours is around it yet."""
+    return not function.__module__.startswith("compiled_rl.")
 
 
 def _acting(function: FunctionType) -> Callable[..., Any]:

@@ -73,6 +73,9 @@ class DeclaredLoss(KeyedModule, LossModule):
         value_key = self._keys_of_estimator(estimator).get("value")
         estimator.lend(critic, getattr(self, "actor_network", None), value_key)
 
+    def check_named(self, value_type: Any, estimator: ValueEstimatorBase) -> None:
+        """Nothing: what it needs it is lent, or given by the loss."""
+
     def _forward_value_estimator_keys(self, **kwargs: Any) -> None:
         """Nothing: ``wire`` has done it."""
 
@@ -93,8 +96,8 @@ class DeclaredLoss(KeyedModule, LossModule):
     def _keys_of_estimator(self, estimator: ValueEstimatorBase) -> dict[str, Key]:
         """The keys that this loss has set, now or before; others are the estimator's own."""
         declared = {field.name: field.key for field in self.fields}
-        keys = self.tensor_keys.items()
-        self._were_set |= {name for name, key in keys if key != declared.get(name)}
+        keys = self.tensor_keys
+        self._were_set |= {name for name in keys if keys[name] != declared.get(name)}
         return {
             name: self.tensor_keys[name]
             for name in self._were_set

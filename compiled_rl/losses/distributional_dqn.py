@@ -1,6 +1,6 @@
 """Deep Q-learning of the distribution of returns."""
 
-from typing import Any, Literal, Optional, Self
+from typing import Any, ClassVar, Literal, Optional, Self
 
 import torch
 from torch import Size, Tensor, nn
@@ -58,6 +58,7 @@ class DistributionalDQNLoss(QNetworkLoss):
     Reference: Bellemare et al. 2017, arXiv:1707.06887, algorithm 1.
     """
 
+    SUPPORTED_VALUE_ESTIMATORS: ClassVar[tuple[ValueEstimators, ...]] = (ValueEstimators.TD0,)
     fields: tuple[Field, ...] = (
         *INPUTS,
         Field("steps_to_next_obs", "steps_to_next_obs", "input", "as reward", "of n-step data"),

@@ -1,5 +1,6 @@
 """The value estimator of a loss: made, set, and told the keys."""
 
+from enum import Enum
 from typing import Any, ClassVar, Optional, Self
 
 import torch
@@ -7,13 +8,19 @@ import torch
 from compiled_rl.adapters.keys import AcceptsKeys
 from compiled_rl.estimators import ValueEstimatorBase, ValueEstimators, make_estimator
 
-_SHARED = ("advantage", "value_target", "value", "reward", "done", "terminated")
-
 
 class EstimatingLoss(AcceptsKeys):
     """A loss that has a value estimator, or makes one when it is asked for."""
 
     default_value_estimator: ClassVar[Optional[ValueEstimators]] = None
+    _value_estimator_default_keys: ClassVar[tuple[str, ...]] = (
+        "advantage",
+        "value_target",
+        "value",
+        "reward",
+        "done",
+        "terminated",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +81,8 @@ class EstimatingLoss(AcceptsKeys):
 
         Raises:
             KeyError: there is no estimator of that name.
+            NotImplementedError: it is a name, and a loss that a user wrote has no method of its own
+                that gives the estimator a critic.
             RuntimeError: the loss has no critic to estimate with.
             TypeError: ``value_type`` or a hyper-parameter is nothing of the kind.
             ValueError: a hyper-parameter is out of its range, or the estimator has another critic.
@@ -84,6 +93,8 @@ class EstimatingLoss(AcceptsKeys):
         if estimator is not value_type and home is not None:
             estimator.settle(home)
         self.take_estimator(estimator)
+        if isinstance(value_type, str | Enum):
+            self.check_named(value_type, estimator)
         self._value_estimator = estimator
         self.value_type = type(estimator) if value_type is estimator else value_type
         self.wire()
@@ -91,6 +102,14 @@ class EstimatingLoss(AcceptsKeys):
 
     def take_estimator(self, estimator: ValueEstimatorBase) -> None:
         """Lend it what it needs, or refuse it; this takes any, with a critic of its own or none."""
+
+    def check_named(self, value_type: Any, estimator: ValueEstimatorBase) -> None:
+        """Refuse one that was made by its name and was given no critic."""
+        if estimator.value_network is None:
+            raise NotImplementedError(
+                f"{self.name}: `value_type` must be an estimator or its class, or "
+                f"`make_value_estimator` be overridden, got {value_type!r} and no critic for it"
+            )
 
     def device_of_coefficients(self) -> Optional[torch.device]:
         """Where this loss has its coefficients, if it has any."""
@@ -103,8 +122,8 @@ class EstimatingLoss(AcceptsKeys):
         A loss whose names for them are others overrides it.
         """
         if self._value_estimator is not None:
-            shared = {name: self.tensor_keys[name] for name in _SHARED if name in self.tensor_keys}
-            self._value_estimator.set_keys(**shared)
+            names = [x for x in self._value_estimator_default_keys if x in self.tensor_keys]
+            self._value_estimator.set_keys(**{name: self.tensor_keys[name] for name in names})
         set_in_keys = getattr(self, "_set_in_keys", None)
         if callable(set_in_keys):
             set_in_keys()

@@ -1,5 +1,6 @@
 """What of a loss counts, and how it is reduced."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, Optional
 
 import torch
@@ -59,15 +60,17 @@ class MaskedLoss(AcceptsKeys):
         keys = self.mask_keys
         found = [(key, data[key]) for key in keys if key in data]
         if keys != _AUTOMATIC_MASKS and len(found) < len(keys):
-            raise KeyError(
-                f"{self.name}: the mask {keys[0]!r} was not found; the keys are {given(data)}"
-            )
+            raise self._no_mask(data)
         for key, mask in found:
             if mask.dtype != torch.bool:
                 raise ValueError(
                     f"{self.name}: the mask {key!r} must be torch.bool, got {mask.dtype}"
                 )
         return found
+
+    def _no_mask(self, data: Iterable[Key]) -> KeyError:
+        key = self._loss_mask_key
+        return KeyError(f"{self.name}: the mask {key!r} was not found; the keys are {given(data)}")
 
     def _reduce_loss(
         self,
@@ -91,6 +94,8 @@ class MaskedLoss(AcceptsKeys):
         if tensordict is not None:
             items = {key: tensordict.get(key, None) for key in self.mask_keys}
             data = {key: x for key, x in items.items() if x is not None}
+            if not data and self._loss_mask_key not in ("auto", None):
+                raise self._no_mask(tensordict.keys(True, True))
             found = [x for _, x in self.masks(data)]
         how = self.reduction if reduction is None else reduction
         return reduce_loss(self.name, loss, found, mask, how, weights)

@@ -76,6 +76,11 @@ class OffPolicyLoss(DeclaredLoss):
     """
 
     default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.TD0
+    SUPPORTED_VALUE_ESTIMATORS: ClassVar[tuple[ValueEstimators, ...]] = (
+        ValueEstimators.TD0,
+        ValueEstimators.TD1,
+        ValueEstimators.TDLambda,
+    )
     _entered: tuple[tuple[Key, ...], frozenset[Key]]
 
     def __init__(
@@ -96,7 +101,8 @@ class OffPolicyLoss(DeclaredLoss):
             )
         self.use_prioritized_weights = use_prioritized_weights
         if priority_key is not None:
-            self.tensor_keys["priority"] = self.checked_key("priority", priority_key)
+            checked = self.checked_key("priority", priority_key)
+            self.tensor_keys = self.tensor_keys | {"priority": checked}
 
     def hold(self, **forms: Any) -> None:
         """Keep plain forms outside the module tree: their modules are those of children already."""
@@ -140,8 +146,7 @@ class OffPolicyLoss(DeclaredLoss):
         if unset and self.tensor_keys["action"] not in keys:
             # The critic may read the actor's features, too: what the actor ends in is its action.
             found = keys[0] if len(keys) == 1 else actor.out_keys[-1]
-            self.default_keys["action"] = found
-            self.tensor_keys = self.tensor_keys | {"action": found}
+            self.take_defaults(action=found)
         if self.tensor_keys["action"] not in keys:
             raise KeyError(
                 f"{self.name}: the critic must read the actor's action, "

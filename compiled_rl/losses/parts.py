@@ -7,11 +7,12 @@ normalisers and of batch normalisations, those of the actor, too. Only the criti
 the cheaper way.
 """
 
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from torch import Tensor
 
 from compiled_rl.adapters import read
+from compiled_rl.adapters.objects import GivenDistribution
 
 Part = tuple[Tensor, dict[str, Tensor]]
 
@@ -46,16 +47,62 @@ def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Ten
     return each, *[computed.get(metric) for metric in metrics]
 
 
-class CriticPart:
+class Parts:
+    """Parts are read off one evaluation, so ``forward`` calls none of them.
+
+    A subclass of a user's that overrides one would train without the change: it is refused, and so
+    is one that overrides what else TorchRL's ``forward`` calls, ``called_there``.
+    """
+
+    called_there: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _parts_of(cls):
+            owner = next((base for base in cls.__mro__ if name in vars(base)), Parts)
+            if not owner.__module__.startswith("compiled_rl."):
+                raise TypeError(
+                    f"{cls.__name__}: `evaluate`, which gives every loss by name, must be "
+                    f"overridden, got `{name}`, which `forward` does not call"
+                )
+
+
+def _parts_of(cls: type) -> list[str]:
+    """The names of a loss's parts, and of what is no part but called by TorchRL's ``forward``."""
+    mixins = [base for base in cls.__mro__ if issubclass(base, Parts) and not _is_loss(base)]
+    own = [name for base in mixins for name in vars(base) if "loss" in name and name[0] != "_"]
+    return [*own, *[name for base in mixins for name in vars(base).get("called_there", ())]]
+
+
+def _is_loss(cls: type) -> bool:
+    return hasattr(cls, "evaluate")
+
+
+class CriticPart(Parts):
     """Of a loss of an actor and, with a value target in the data, a critic."""
+
+    called_there = ("_log_probs", "_scale_advantage", "get_entropy_bonus")
 
     def loss_critic(self, tensordict: Any) -> tuple[Optional[Tensor], ...]:
         """The weighted loss of each step, and the share of values clipped or None."""
         return critic_part(self, tensordict, "value_clip_fraction")
 
 
-class ExplainedCriticPart:
+class A2CParts(CriticPart):
+    """Of A2C."""
+
+    samples_mc_entropy: int
+
+    def get_entropy_bonus(self, dist: Any) -> Tensor:
+        """The entropy of a distribution, ``[*B, 1]``; of samples, where it has no formula."""
+        given = GivenDistribution()
+        return given.estimated_entropy((dist,), self.samples_mc_entropy).unsqueeze(-1)
+
+
+class ExplainedCriticPart(Parts):
     """Of PPO."""
+
+    called_there = ("_get_entropy", "_log_weight", "_scale_advantage", "_standardize_advantage")
 
     def loss_critic(self, tensordict: Any) -> tuple[Optional[Tensor], ...]:
         """The weighted loss of each step, the share of values clipped, the variance explained."""
@@ -63,7 +110,7 @@ class ExplainedCriticPart:
         return terms if getattr(self, "log_explained_variance", True) else (*terms[:2], None)
 
 
-class DDPGParts:
+class DDPGParts(Parts):
     """Of an actor and a critic of actions."""
 
     def loss_actor(self, tensordict: Any) -> Part:
@@ -79,7 +126,7 @@ class DDPGParts:
         return loss, found
 
 
-class TD3Parts:
+class TD3Parts(Parts):
     """Of an actor and several critics of actions."""
 
     def actor_loss(self, tensordict: Any) -> Part:
@@ -94,8 +141,10 @@ class TD3Parts:
         return loss, {"td_error": error.square(), **found}
 
 
-class SoftParts:
+class SoftParts(Parts):
     """Of both losses of a soft actor."""
+
+    called_there = ("_alpha_loss", "_compute_target", "_compute_target_v2")
 
     def actor_loss(self, tensordict: Any) -> Part:
         """The policy's loss, and the log-probability of the action that it drew, ``[*B]``."""

@@ -119,8 +119,7 @@ class SoftLoss(Temperature, OffPolicyLoss):
         self.skip_done_states = skip_done_states
         self.deactivate_vmap = deactivate_vmap
         self.register_temperature(alpha_init, min_alpha, max_alpha, fixed_alpha, target_entropy)
-        self.default_keys["action"] = one_or_several(actor.action_keys)
-        self.tensor_keys = self.tensor_keys | {"action": self.default_keys["action"]}
+        self.take_defaults(action=one_or_several(actor.action_keys))
 
     def absent(self) -> set[str]:
         """The numbers that were not wanted beside a loss a sample."""

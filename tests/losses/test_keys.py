@@ -2,11 +2,14 @@
 
 import copy
 import pickle
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 import pytest
 import torch
+import torchrl.objectives
 
+import compiled_rl
 from compiled_rl import GAE, losses
 from compiled_rl.adapters.fields import is_next
 from compiled_rl.adapters.keys import Keys
@@ -76,8 +79,48 @@ def test_keys_are_a_dictionary_with_attributes() -> None:
         assert each.several == [("next", "a")]
     with pytest.raises(AttributeError, match=r"`tensor_keys` has no `other`; it has .*'reward'"):
         _ = keys.other
-    with pytest.raises(AttributeError):
-        keys.reward = "x"
+    for assign in (keys.__setattr__, keys.__setitem__):
+        with pytest.raises(AttributeError, match="`reward` must be set by `set_keys`, got 'x'"):
+            assign("reward", "x")
+
+
+def test_a_key_may_have_any_name() -> None:
+    names = {"copy": "c", "items": ("next", "i"), "get": "g", "keys": "k", "_hidden": "h"}
+    keys = Keys(names, ["items"])
+    for each in (keys, copy.deepcopy(keys), pickle.loads(pickle.dumps(keys)), keys | {"pop": "p"}):
+        assert (each.copy, each.items, each.get, each.keys) == ("c", "i", "g", "k")
+        assert (each._hidden, each["items"]) == ("h", ("next", "i"))
+    declared = make_dataclass("Keys", [(name, str, key) for name, key in names.items()])
+    loss = type("Mine", (losses.A2CLoss,), {"_AcceptedKeys": declared})(*plain_networks("normal"))
+    assert (loss.tensor_keys.get, loss.tensor_keys["_hidden"]) == ("g", "h")
+
+
+@pytest.mark.parametrize("library", [compiled_rl, torchrl.objectives], ids=["ours", "theirs"])
+def test_written_keys_may_have_any_name(library: Any) -> None:
+    class Mine(library.LossModule):
+        @dataclass
+        class _AcceptedKeys:
+            copy: str = "c"
+            items: str = "i"
+            _hidden: str = "h"
+            several: list = field(default_factory=lambda: ["a", "b"])
+
+        default_keys = _AcceptedKeys
+
+    loss = Mine()
+    loss.set_keys(_hidden="x", items="y")
+    found = {name: getattr(loss.tensor_keys, name) for name in ("copy", "items", "_hidden")}
+    assert found == {"copy": "c", "items": "y", "_hidden": "x"}
+    assert vars(loss.tensor_keys) == {**found, "several": ["a", "b"]}
+    assert loss.default_keys().copy == "c"
+
+
+def test_defaults_are_called_as_torchrls_are() -> None:
+    loss, theirs = pair("A2CLoss")
+    loss.set_keys(reward="gain")
+    assert vars(loss.default_keys()) == vars(theirs.default_keys()) | {
+        "sample_log_prob": loss.tensor_keys.sample_log_prob
+    }
 
 
 # ---- by position ---------------------------------------------------------------------------------

@@ -124,6 +124,15 @@ def test_log_probs_are_the_peers() -> None:
         ours._log_probs(data)
 
 
+def test_the_entropy_bonus_is_the_peers() -> None:
+    ours, theirs = pair("A2CLoss", samples_mc_entropy=2)
+    data = steps(shape=(5,))
+    _, dist = ours._log_probs(data)
+    found = ours.get_entropy_bonus(dist)
+    torch.testing.assert_close(found, theirs.get_entropy_bonus(dist))
+    assert found.shape == (5, 1)
+
+
 def test_the_weighted_entropy_is_the_peers() -> None:
     ours, theirs = pair("PPOLoss", entropy_coeff=0.3)
     entropy = torch.rand(5)
@@ -190,3 +199,30 @@ def test_parts_take_time_where_a_call_does() -> None:
     data = row.data(12, dtype=torch.float64).reshape(3, 4)
     data.names = ["time", None]
     assert torch.equal(ours.loss_value(data)[0], ours(data)["loss_value"])
+
+
+OVERRIDDEN = [
+    ("A2CLoss", "loss_critic"),
+    ("A2CLoss", "_log_probs"),
+    ("MAPPOLoss", "loss_critic"),
+    ("ReinforceLoss", "loss_critic"),
+    ("PPOLoss", "_get_entropy"),
+    ("DDPGLoss", "loss_actor"),
+    ("DDPGLoss", "loss_value"),
+    ("TD3Loss", "actor_loss"),
+    ("SACLoss", "qvalue_v2_loss"),
+    ("SACLoss", "_alpha_loss"),
+    ("DiscreteSACLoss", "qvalue_loss"),
+]
+
+
+@pytest.mark.parametrize(("name", "part"), OVERRIDDEN)
+def test_a_part_that_would_not_be_called_is_not_overridden(name: str, part: str) -> None:
+    parent: Any = getattr(losses, name)
+    refused = f"Mine: `evaluate`, .* must be overridden, got `{part}`"
+    with pytest.raises(TypeError, match=refused):
+        type("Mine", (parent,), {part: lambda self, data: 0})
+    other = type("Other", (), {part: lambda self, data: 0})
+    with pytest.raises(TypeError, match=refused):
+        type("Mine", (other, parent), {})
+    type("Mine", (parent,), {"evaluate": parent.evaluate, "extra_loss": lambda self, data: 0})

@@ -109,3 +109,10 @@ def test_the_mask_is_found_where_it_was_said() -> None:
     assert loss._reduce_loss(LOSS, data(MASK)) == LOSS.mean()
     with pytest.raises(ValueError, match="`loss_mask_key` must be 'auto', None or a key, got 3"):
         loss.loss_mask_key = 3
+
+
+def test_a_mask_that_is_missing_is_missed_among_what_is_there() -> None:
+    loss, data = compiled_rl.LossModule(loss_mask_key="valid"), TensorDict({"x": torch.ones(3)}, 3)
+    data["next"] = {"reward": torch.ones(3)}
+    with pytest.raises(KeyError, match=r"the mask 'valid' .* the keys are .'x', 'next_reward'"):
+        loss._reduce_loss(torch.ones(3), data)

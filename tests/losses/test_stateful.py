@@ -206,3 +206,15 @@ def test_nothing_is_reset_where_nothing_adapts():
     before = values(loss)
     assert loss.reset() is None
     assert all(map(torch.equal, values(loss), before))
+
+
+@pytest.mark.parametrize("name", ["critic_params", "target_critic_params", "critic_target_params"])
+def test_a_view_is_filled_and_not_assigned(name: str) -> None:
+    loss = written()
+    others = getattr(loss, name).data.apply(torch.zeros_like)
+    with pytest.raises(AttributeError, match=f"`{name}` is a view .* must be filled by"):
+        setattr(loss, name, others)
+    getattr(loss, name).data.update_(others)
+    network = loss.critic if name == "critic_params" else loss.target_critic
+    assert not any(x.any() for x in network.state_dict().values())
+    loss.other_params = None

@@ -116,6 +116,16 @@ def test_keys_are_set_restored_and_refused(library: Any) -> None:
         loss.set_keys(nothing="x")
 
 
+def test_a_key_that_the_estimator_refuses_is_not_kept() -> None:
+    loss = Ours(network())
+    before = (loss.tensor_keys, loss.value_estimator.tensor_keys, loss.in_keys)
+    with pytest.raises(KeyError, match="'nothing' for `value` must be an output"):
+        loss.set_keys(value="nothing", reward="gain")
+    assert (loss.tensor_keys, loss.value_estimator.tensor_keys, loss.in_keys) == before
+    loss.set_keys(reward="gain")
+    assert (loss.tensor_keys.reward, loss.tensor_keys.value) == ("gain", "state_value")
+
+
 @on_both
 def test_set_keys_reach_the_estimator_and_the_in_keys(library: Any) -> None:
     loss, data = written(library)(network()), rollout(3, 5)
@@ -211,6 +221,26 @@ def test_the_mode_may_be_the_classs(library: Any) -> None:
 
     assert Random()(None) is ExplorationType.RANDOM
     assert Nested()(None) == (ExplorationType.RANDOM, ExplorationType.RANDOM)
+
+
+@on_both
+def test_the_mode_reaches_what_a_class_beside_computes(library: Any) -> None:
+    class Beside:
+        def forward(self, tensordict):
+            return exploration_type(), self.extra_loss()
+
+        def extra_loss(self):
+            return exploration_type()
+
+    class Mixed(Beside, library.LossModule):
+        deterministic_sampling_mode = ExplorationType.MEAN
+
+    mean = ExplorationType.MEAN
+    assert Mixed()(None) == (mean, mean)
+    if library is compiled_rl:
+        assert Mixed().extra_loss() is mean
+        assert type("Heir", (Mixed,), {}).forward is Mixed.forward  # once
+    assert Beside().extra_loss() is not mean
 
 
 def test_a_loss_without_tensordict_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +342,18 @@ def test_a_base_without_a_make_value_estimator_takes_classes_and_estimators() ->
     assert made is loss
     assert loss.value_estimator.gamma == 0.5
     assert loss.reset() is None
+
+
+@on_both
+def test_a_base_without_a_make_value_estimator_makes_none_by_name(library: Any) -> None:
+    loss = library.LossModule()
+    with pytest.raises(NotImplementedError):
+        loss.make_value_estimator(library.ValueEstimators.TD0, gamma=0.5)
+    if library is compiled_rl:
+        loss.make_value_estimator("TD0", value_network=network())
+        with pytest.raises(NotImplementedError, match="`make_value_estimator` be overridden"):
+            loss.make_value_estimator("TD0")
+        assert loss.value_estimator.value_network is not None  # as it was
 
 
 def test_the_default_estimator_may_be_made_otherwise() -> None:
