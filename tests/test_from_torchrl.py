@@ -1,6 +1,8 @@
 """Every row of docs/from_torchrl.md against both libraries."""
 
+import copy
 import dataclasses
+import enum
 import inspect
 import re
 import typing
@@ -14,11 +16,15 @@ import torchrl.objectives
 import torchrl.objectives.multiagent
 import torchrl.objectives.value
 import torchrl.objectives.value.functional
+from torchrl.trainers import TargetNetUpdaterHook, Trainer
 
 import compiled_rl
-from tests.losses.peers import networks
+from tests.losses.parity import steps
+from tests.losses.peers import networks, unestimated
 from tests.losses.test_documents_off_policy import make_ddpg, make_dqn, make_sac, make_td3
 from tests.losses.test_keys import made
+from tests.losses.test_off_policy import ALL, align, assert_parity
+from tests.losses.transitions import SUBJECTS, Subject
 from tests.losses.tutorial import PEER
 
 PAGE = (Path(__file__).parent.parent / "docs" / "from_torchrl.md").read_text()
@@ -53,6 +59,10 @@ def rows(title: str) -> list[list[str]]:
     """The cells of a section's table, without its head."""
     lines = [line for line in section(title).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def same_in(title: str) -> list[list[str]]:
+    return [row for row in rows(title) if row[2].startswith("same")]
 
 
 def quoted(cell: str) -> list[str]:
@@ -99,6 +109,52 @@ def test_both_names_are_there(row: list[str]) -> None:
     assert row[2]
 
 
+def both(name: str) -> tuple[Any, Any]:
+    """A loss of ours and TorchRL's, all outputs on; or what is found on the class."""
+    if name in ("LossModule", "A2CLoss"):
+        pair = networks()
+        return compiled_rl.A2CLoss(*pair), torchrl.objectives.A2CLoss(*pair)
+    return getattr(compiled_rl, name), getattr(torchrl.objectives, name)
+
+
+def taken(x: Any) -> list[str]:
+    """What is taken by name."""
+    if isinstance(x, type):
+        return parameters(x)
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, p in inspect.signature(x).parameters.items() if p.kind not in variable]
+
+
+def assert_the_same(theirs: Any, ours: Any) -> None:
+    """Members of the same names; or arguments, those that only we take left out."""
+    if isinstance(theirs, enum.Enum):
+        assert theirs.name == ours.name
+    elif isinstance(theirs, enum.EnumMeta):
+        assert list(theirs.__members__) == list(ours.__members__)
+    elif isinstance(theirs, tuple):
+        assert {x.name for x in theirs} == {x.name for x in ours}
+    else:
+        here, there = taken(ours), taken(theirs)
+        assert [name for name in here if name in there] == there
+
+
+@pytest.mark.parametrize("row", same_in("Names"), ids=lambda row: row[0].strip("`"))
+def test_what_is_the_same_takes_the_same(row: list[str]) -> None:
+    theirs, ours = (resolve(quoted(cell)[0]) for cell in row[:2])
+    listed = {name for row in rows("Arguments") for name in quoted(row[0])}
+    if theirs.__name__ not in listed:  # else see the test of that table
+        assert_the_same(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    "row", same_in("Methods and attributes"), ids=lambda row: row[0].strip("`")
+)
+def test_methods_that_are_the_same_take_the_same(row: list[str]) -> None:
+    owner, attribute = quoted(row[0])[0].split(".")
+    ours, theirs = (getattr(x, attribute) for x in both(owner))
+    assert_the_same(theirs, ours)
+
+
 def test_what_torchrl_has_renamed() -> None:
     for old, new in rows("Names of the documents that TorchRL has changed"):
         with pytest.raises(AttributeError):
@@ -124,7 +180,10 @@ def test_every_public_name_of_torchrls_is_on_the_page() -> None:
 def test_every_argument_is_on_the_page(row: list[str]) -> None:
     same, theirs, ours = (set(quoted(cell)) for cell in row[1:])
     for name in quoted(row[0]):
-        assert set(parameters(getattr(torchrl.objectives, name))) == same | theirs
+        home = (
+            torchrl.objectives if name in torchrl.objectives.__all__ else torchrl.objectives.value
+        )
+        assert set(parameters(getattr(home, name))) == same | theirs
         assert set(parameters(getattr(compiled_rl, name))) == same | ours
         documented = set(DOCUMENTED.get(name, "").split())
         assert documented <= same | ours
@@ -135,14 +194,6 @@ def test_every_documented_class_has_its_arguments_on_the_page() -> None:
     assert set(DOCUMENTED) <= named
     losses = {quoted(row[0])[0].rsplit(".", 1)[1] for row in rows("Names")}
     assert {name for name in losses if name.endswith("Loss")} <= named
-
-
-def both(name: str) -> tuple[Any, Any]:
-    """A loss of ours and TorchRL's, all outputs on; or what is found on the class."""
-    if name in ("LossModule", "A2CLoss"):
-        pair = networks()
-        return compiled_rl.A2CLoss(*pair), torchrl.objectives.A2CLoss(*pair)
-    return getattr(compiled_rl, name), getattr(torchrl.objectives, name)
 
 
 @pytest.mark.parametrize("row", rows("Methods and attributes"), ids=lambda row: row[0].strip("`"))
@@ -250,13 +301,13 @@ def test_links_lead_somewhere() -> None:
         assert not anchor or anchor in slugs
 
 
-def code() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", section("What to change"), re.DOTALL)
+def code(title: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
 
 
 def test_a_script_runs_with_its_imports_changed() -> None:
     """To the same losses, with the same parameters after a few updates."""
-    theirs, ours, rest = code()
+    theirs, ours, rest = code("What to change")
     results = []
     for imports in (theirs, ours):
         names: dict[str, Any] = {}
@@ -269,3 +320,86 @@ def test_a_script_runs_with_its_imports_changed() -> None:
 def test_the_tutorials_imports_are_on_the_page() -> None:
     here = {quoted(row[0])[0].rsplit(".", 1)[1] for row in rows("Names")}
     assert set(vars(PEER)) | {"hold_out_params", "SoftUpdate"} <= here
+
+
+def assert_converted(ours: Any, theirs: Any) -> None:
+    """By the page's lines, into a loss of other weights."""
+    names: dict[str, Any] = {}
+    exec(*code("Checkpoints"), names)
+    with torch.no_grad():
+        for x in ours.parameters():
+            x.add_(1.0)
+    ours.load_state_dict(names["converted_state_dict"](theirs.state_dict(), ours))
+
+
+@pytest.mark.parametrize("subject", ALL.values(), ids=ALL)
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoints_are_converted(subject: Subject) -> None:
+    """Before TorchRL's first call, and behind it, with another discount."""
+    theirs, data = subject.theirs(), subject.data(6)
+    align(subject.ours(), theirs)
+    for gamma in (None, 0.5):
+        if gamma is not None:
+            theirs.make_value_estimator(torchrl.objectives.ValueEstimators.TD0, gamma=gamma)
+        ours = subject.ours()
+        assert_converted(ours, theirs)
+        assert_parity(ours, theirs, subject, data)
+
+
+@pytest.mark.parametrize("name", ["A2CLoss", "ReinforceLoss", "ClipPPOLoss", "KLPENPPOLoss"])
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoints_of_an_actor_and_a_critic_are_converted(name: str) -> None:
+    theirs = getattr(torchrl.objectives, name)(*networks())
+    data = unestimated(steps())
+    for _ in range(2):
+        ours = getattr(compiled_rl, name)(*networks())
+        assert_converted(ours, theirs)
+        mine, expected = (loss(data.clone()) for loss in (ours, theirs))
+        for key in ours.minimised:
+            torch.testing.assert_close(mine[key], expected[key])
+
+
+class Nothing:
+    """As much of a collector as a trainer that is made asks for."""
+
+    def set_seed(self, *_: Any, **__: Any) -> int:
+        return 0
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_updater_is_a_hook_of_torchrls_trainer() -> None:
+    """By the page's line, after every update."""
+    loss = SUBJECTS["ddpg"].ours()
+    updater = compiled_rl.SoftUpdate(loss, tau=0.5)
+    with pytest.raises(ValueError, match="Expected a target network updater"):
+        TargetNetUpdaterHook(updater)
+    with pytest.raises(ValueError, match="must be a LossModule"):
+        torchrl.objectives.SoftUpdate(loss, tau=0.5)
+    trainer = Trainer(
+        collector=Nothing(),
+        total_frames=1,
+        frame_skip=1,
+        optim_steps_per_batch=2,
+        loss_module=loss,
+        optimizer=torch.optim.SGD(loss.parameters(), 0.1),
+        progress_bar=False,
+        seed=0,
+    )
+    exec(*code("TorchRL's Trainer"), {"trainer": trainer, "updater": updater})
+    twin = copy.deepcopy(loss)
+    data = SUBJECTS["ddpg"].data(6)
+    trainer.optim_steps(data)
+    by_hand(twin, data)
+    torch.testing.assert_close(loss.state_dict(), twin.state_dict())
+
+
+def by_hand(loss: Any, data: Any) -> None:
+    """The same two updates."""
+    updater = compiled_rl.SoftUpdate(loss, tau=0.5)
+    optimizer = torch.optim.SGD(loss.parameters(), 0.1)
+    for _ in range(2):
+        outputs = loss(data)
+        (outputs["loss_actor"] + outputs["loss_value"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        updater.step()

@@ -154,6 +154,7 @@ class ActorCriticLoss(DeclaredLoss):
         "entropy_bonus",
         "separate_losses",
         "functional",
+        "advantage_norm",
     )
 
     critic_coeff: Optional[float]  # 0-d buffers all: assign a number, and it is copied in place
@@ -305,16 +306,21 @@ class ActorCriticLoss(DeclaredLoss):
     def evaluate(self, data: Data) -> dict[str, Tensor]:
         """The losses and metrics by name; see the class."""
         data = self.select_valid(data)
-        actions = self.require_each_recorded(data, "action")
-        policy = widened(self._actor(data), self._actor.out_keys, self.actor_network)
-        log_prob = self._actor.log_prob(policy, actions)
-        steps = self._scaled(self._steps(data, policy, log_prob, self.mask(data, log_prob.shape)))
+        policy, steps = self.gathered(data)
         outputs = self.policy_terms(data, policy, steps)
         if self.entropy_bonus:
             outputs |= self._entropy_terms(policy, steps.mask)
         if steps.value is not None and self.critic_coeff is not None:
-            outputs |= self._critic_terms(steps, self.critic_coeff)
+            outputs |= self.critic_terms(steps, self.critic_coeff, self.reduction)
         return outputs
+
+    def gathered(self, data: Data) -> tuple[Data, Steps]:
+        """What the actor computes of data, and what the objective needs of each step."""
+        actions = self.require_each_recorded(data, "action")
+        policy = widened(self._actor(data), self._actor.out_keys, self.actor_network)
+        log_prob = self._actor.log_prob(policy, actions)
+        steps = self._steps(data, policy, log_prob, self.mask(data, log_prob.shape))
+        return policy, self._scaled(steps)
 
     def behavior_log_prob(self, data: Data, log_prob: Tensor) -> Tensor:
         """The recorded log-probability of the action, of the shape of that now."""
@@ -420,7 +426,8 @@ class ActorCriticLoss(DeclaredLoss):
         get_dist: Any = getattr(self.actor_network, "get_dist", None)
         return log_prob.unsqueeze(-1), get_dist and get_dist(tensordict)
 
-    def _critic_terms(self, steps: Steps, weight: float) -> dict[str, Tensor]:
+    def critic_terms(self, steps: Steps, weight: float, reduction: str) -> dict[str, Tensor]:
+        """The critic's loss and its metrics."""
         value, target, mask = steps.value, steps.value_target, steps.mask
         assert value is not None
         assert target is not None
@@ -432,7 +439,7 @@ class ActorCriticLoss(DeclaredLoss):
             bound, moved = self.clip_value, value.detach() - steps.old_value
             loss = value_loss(value, target, steps.old_value, bound, kind)
             outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
-        outputs[self.critic_output] = reduce(weight * loss, mask, self.reduction)
+        outputs[self.critic_output] = reduce(weight * loss, mask, reduction)
         return outputs
 
 

@@ -207,7 +207,11 @@ class DeclaredLoss(KeyedModule, LossModule):
         return valid
 
     def select_valid(self, data: Data) -> Data:
-        """The data with a copy of a valid step under every mask; see ``adapters.select_valid``.
+        """The data with a copy of a valid step under every mask; see ``adapters.select_valid``."""
+        return select_valid(data, self.valid_steps(data), self.mask_keys)
+
+    def valid_steps(self, data: Data) -> Optional[Tensor]:
+        """Where networks see what was recorded, bool; None: everywhere.
 
         It is not yet known how many axes the batch has.
         """
@@ -216,7 +220,7 @@ class DeclaredLoss(KeyedModule, LossModule):
             # Of a batch that ends in one, this selects the same.
             leading = mask.squeeze(-1) if mask.dim() > 1 and mask.shape[-1] == 1 else mask
             valid = leading if valid is None else _joined(valid, leading)
-        return select_valid(data, valid, self.mask_keys)
+        return valid
 
     def per_step(self, batch: Size, **tensors: Tensor) -> dict[str, Tensor]:
         """The tensors as ``[*B]``: all are given so, or all as ``[*B, 1]``, never mixed."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Optional, Unpack
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
-from compiled_rl.adapters import Data
+from compiled_rl.adapters import Data, Key
 from compiled_rl.estimators import ValueEstimators
 from compiled_rl.losses.actor_critic import Steps
 from compiled_rl.losses.norms import check_norm, learn
@@ -32,6 +32,11 @@ class MAPPOLoss(ClipPPOLoss):
     value ``[*B, T, n, 1]``. What belongs to the team, ``[*B, T, 1]``, is each agent's: the reward
     and the flags, and also the value of a critic that values the team. Without ``value_norm``
     values are not normalised.
+
+    A mask may be the team's, ``[*B, T]`` or ``[*B, T, 1]``, or each agent's, ``[*B, T, n]`` or
+    ``[*B, T, n, 1]``. What it hides of one agent does not count for that agent; but it is seen as
+    it is by a network that reads all agents, and so must be a number. What is hidden of all agents
+    may be anything.
 
     Statistics of ``value_norm`` move once a call, by the value targets of the valid steps, before
     they are used; in training mode with gradients enabled, and at no other call.
@@ -61,6 +66,8 @@ class MAPPOLoss(ClipPPOLoss):
 
     default_value_estimator: ClassVar[ValueEstimators] = ValueEstimators.MAGAE
 
+    fixed: ClassVar[tuple[str, ...]] = (*ClipPPOLoss.fixed, "value_norm")
+
     value_norm: Any
 
     def __init__(
@@ -82,6 +89,16 @@ class MAPPOLoss(ClipPPOLoss):
         )
         self.value_norm = check_norm(self.name, "value_norm", value_norm)
 
+    def valid_steps(self, data: Data) -> Optional[Tensor]:
+        """Those that are valid for any agent: what one observes may be read for the others."""
+        valid = super().valid_steps(data)
+        agents = self.require_each(data, "sample_log_prob")[0].dim()
+        return valid if valid is None or valid.dim() < agents else valid.any(-1)
+
+    def _align_mask(self, key: Key, mask: Tensor, batch: Size) -> Tensor:
+        teams = mask.shape == (*batch[:-1], 1)
+        return super()._align_mask(key, mask.squeeze(-1) if teams else mask, batch)
+
     def _values(self, data: Data, policy: Data, log_prob: Tensor) -> dict[str, Tensor]:
         return self._of_agents(super()._values(data, policy, log_prob), log_prob)
 
@@ -102,10 +119,11 @@ class MAPPOLoss(ClipPPOLoss):
             for name, x in found.items()
         }
 
-    def _critic_terms(self, steps: Steps, weight: float) -> dict[str, Tensor]:
+    def critic_terms(self, steps: Steps, weight: float, reduction: str) -> dict[str, Tensor]:
+        """The critic's loss on the scale of ``value_norm``, and its metrics."""
         if self.value_norm is not None:
             steps = self._normalised(steps)
-        return super()._critic_terms(steps, weight)
+        return super().critic_terms(steps, weight, reduction)
 
     def _normalised(self, steps: Steps) -> Steps:
         """The steps with values as the normaliser has them, which learns from the targets first."""

@@ -1,11 +1,12 @@
 """Parts of the losses, as scripts for TorchRL ask for them one by one.
 
 Each is some of what one evaluation gives, of a TensorDict or a mapping by key; what is not asked
-for is computed in vain. An ``UpdateStep`` that minimises some losses is the cheaper way, and
-compiles.
+for is computed in vain, and what moves by a call of the loss moves by that of a part: statistics of
+normalisers and of batch normalisations, those of the actor, too. Only the critic's part leaves
+``beta`` of a KL penalty, which follows the policy. An ``UpdateStep`` that minimises some losses is
+the cheaper way.
 """
 
-import copy
 from typing import Any, ClassVar, Optional
 
 from torch import Tensor
@@ -18,16 +19,9 @@ Part = tuple[Tensor, dict[str, Tensor]]
 
 def part(loss: Any, tensordict: Any, name: str, *metrics: str) -> Part:
     """One loss, reduced, and some of what else is known then, by name."""
+    loss.check_targets_follow()
     computed = loss.evaluate(loss.inputs(tensordict, {}))
     return computed[name], {metric: computed[metric] for metric in metrics}
-
-
-def each_step(loss: Any, tensordict: Any) -> dict[str, Tensor]:
-    """Every output of one evaluation, losses of each step ``[*B]``; nothing moves by it."""
-    twin = copy.copy(loss)  # of the same networks
-    twin.__dict__.update(reduction="none", training=False)
-    computed: dict[str, Tensor] = twin.evaluate(twin.inputs(tensordict, {}))
-    return computed
 
 
 def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Tensor], ...]:
@@ -45,7 +39,9 @@ def critic_part(loss: Any, tensordict: Any, *metrics: str) -> tuple[Optional[Ten
     target = read(loss.name, (key,), tensordict, {}).get(key)
     if target is None:
         raise KeyError(f"{loss.name}: the key {key!r} for `value_target` was not found")
-    computed = each_step(loss, tensordict)
+    loss.check_targets_follow()
+    _, steps = loss.gathered(loss.select_valid(loss.inputs(tensordict, {})))
+    computed = loss.critic_terms(steps, loss.critic_coeff, "none")
     each = computed[loss.critic_output]
     each = each if each.shape == target.shape else each.unsqueeze(-1)
     return each, *[computed.get(metric) for metric in metrics]
@@ -176,7 +172,14 @@ class SACParts(SoftParts):
         return self._qvalue_part(tensordict)
 
     def value_loss(self, tensordict: Any) -> Part:
-        """The value network's loss, and nothing else."""
+        """The value network's loss, and nothing else.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        owner: Any = self
+        if owner.value_network is None:
+            raise RuntimeError(f"{owner.name}: `value_loss` needs a `value_network`, got None")
         return part(self, tensordict, "loss_value")
 
 

@@ -64,10 +64,21 @@ class PercentileValueNorm(ValueNorm):
         """Move the quantiles; see ``ValueNorm``."""
         self._check("value_target", value_target, mask)
         flat, valid = in_a_row(value_target.to(self.low.dtype), mask, self.shape)
-        flat = flat if valid is None else torch.where(valid, flat, torch.nan)
-        low, high = torch.nanquantile(flat, flat.new_tensor(self.quantiles), dim=0)
-        self.low.lerp_(torch.where(low.isnan(), self.low, low), self.rate)
-        self.high.lerp_(torch.where(high.isnan(), self.high, high), self.rate)
+        low, high = torch.lerp(self._now(), self._quantiles(flat, valid), self.rate)
+        self.low.copy_(low)
+        self.high.copy_(high)
+
+    def _now(self) -> Tensor:
+        return torch.stack([self.low, self.high])
+
+    def _quantiles(self, flat: Tensor, valid: Optional[Tensor]) -> Tensor:
+        """Both, ``[2, *shape]``: NaN where a valid target is; where none is valid, the averages."""
+        levels = flat.new_tensor(self.quantiles)
+        if valid is None:
+            return torch.quantile(flat, levels, dim=0)
+        found = torch.nanquantile(torch.where(valid, flat, torch.nan), levels, dim=0)
+        found = torch.where((valid & flat.isnan()).any(0), torch.nan, found)
+        return torch.where(valid.any(0), found, self._now())
 
     def location(self) -> Tensor:
         """The low quantile if ``center``, else zero."""

@@ -97,3 +97,26 @@ def test_compiles_whole_and_seldom(norm):
     loss = losses.A2CLoss(*networks("normal"), advantage_norm=getattr(modules, norm)())
     batches = [unestimated(steps("normal", shape=(n, 4))) for n in (2, 3, 5, 8)]
     assert_compiles_once(loss, [keywords(loss, batch) for batch in batches])
+
+
+@every_norm
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf])
+def test_a_target_that_is_no_number_spoils_statistics_as_torchrls(norm, spoilt):
+    """Where it is valid; one under a mask changes nothing."""
+    target = torch.randn(6, 3, 1)
+    target[0, 1] = spoilt
+    mask = torch.ones(6, 3, dtype=torch.bool)
+    mine, masked, theirs = (
+        getattr(library, norm)(shape=(3, 1), **NORMS[norm])
+        for library in (modules, modules, torchrl_modules)
+    )
+    mine.update(target)
+    theirs.update(target)
+    masked.update(target, mask[:, 0])
+    for name, x in theirs.state_dict().items():
+        for ours in (mine, masked):
+            assert torch.equal(ours.get_buffer(name).isfinite(), x.isfinite())
+    mask[0] = False
+    masked.load_state_dict(getattr(modules, norm)(shape=(3, 1), **NORMS[norm]).state_dict())
+    masked.update(target, mask[:, 0])
+    assert masked.scale().isfinite().all()

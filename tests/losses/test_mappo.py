@@ -75,17 +75,47 @@ def test_values_are_normalised_as_torchrls(norm, dtype, given):
     ours.value_norm.load_state_dict(theirs.value_norm.state_dict())
 
 
-@given_or_not
-def test_a_mask_of_steps_is_torchrls(given):
+MASKS = [(4, 5), (4, 5, 1), (4, 5, AGENTS), (4, 5, AGENTS, 1)]
+
+
+@pytest.mark.parametrize("shape", MASKS, ids=str)
+@pytest.mark.parametrize("kind", ["central", "local"])
+def test_a_mask_of_steps_or_of_agents_is_torchrls(kind, shape):
     """Where advantages are not normalised, which is over other steps there."""
-    networks = team()
-    data = team_steps(networks[0], given=given)
-    data["collector", "mask"] = torch.rand(4, 5) < 0.7
-    if not given:  # steps that are hidden are a sequence's last
-        data["collector", "mask"] = torch.arange(5) < torch.tensor([[5], [3], [4], [1]])
-        ends = ~data["collector", "mask"].roll(-1, 1) | (torch.arange(5) == 4)
-        data["next", "done"] |= ends.unsqueeze(-1)
+    networks = team(kind)
+    data = team_steps(networks[0])
+    data["collector", "mask"] = torch.rand(shape) < 0.7
     assert_parity(*both(networks, normalize_advantage=False), data, metrics=False)
+
+
+@pytest.mark.parametrize("shape", MASKS[:2], ids=str)
+def test_a_mask_of_sequences_ends_is_torchrls(shape):
+    networks = team()
+    data = team_steps(networks[0], given=False)
+    mask = torch.arange(5) < torch.tensor([[5], [3], [4], [1]])
+    ends = ~mask.roll(-1, 1) | (torch.arange(5) == 4)
+    data["next", "done"] |= ends.unsqueeze(-1)
+    data["collector", "mask"] = mask.reshape(shape)
+    assert_parity(*both(networks, normalize_advantage=False), data, metrics=False)
+
+
+@given_or_not
+@pytest.mark.parametrize("kind", ["central", "state"])
+def test_what_is_hidden_of_all_agents_may_be_anything(kind, given):
+    networks = team(kind)
+    data = team_steps(networks[0], given=given)
+    mask = torch.rand(4, 5, AGENTS) < 0.5
+    data["collector", "mask"] = mask
+    loss = MAPPOLoss(*networks, value_norm=modules.PopArtValueNorm())
+    found = []
+    for _ in range(2):
+        fresh = copy.deepcopy(loss)  # of the same statistics
+        total = sum(x for name, x in fresh(data).items() if name.startswith("loss_"))
+        found.append([total, *torch.autograd.grad(total, list(fresh.parameters()))])
+        for x in data.values(include_nested=True, leaves_only=True):
+            if x.is_floating_point():
+                x[~mask.any(-1)] = torch.nan
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "apart"])
@@ -282,3 +312,11 @@ def test_what_is_no_normaliser_is_refused():
         MAPPOLoss(*team(), value_norm=nn.BatchNorm1d(1))
     with pytest.raises(TypeError, match="MAPPOLoss: `value_nrom` is not an argument"):
         MAPPOLoss(*team(), value_nrom=None)
+
+
+@pytest.mark.parametrize("norm", [None, modules.PopArtValueNorm()])
+def test_a_normaliser_is_fixed_when_the_loss_is_made(norm):
+    loss = MAPPOLoss(*team(), value_norm=norm)
+    for name in ("value_norm", "advantage_norm"):
+        with pytest.raises(AttributeError, match=f"`{name}` is fixed when it is made"):
+            setattr(loss, name, nn.Linear(1, 1))

@@ -1,15 +1,19 @@
 """Parts of the losses, asked for one by one, are TorchRL's: values, shapes, gradients."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchrl import modules as torchrl_modules
+from torchrl.objectives import multiagent
 
-from compiled_rl import losses
+from compiled_rl import Policy, losses, modules
 from tests.losses.parity import pair, steps
 from tests.losses.peers import gradients, make
 from tests.losses.soft_networks import draws, soft, value
+from tests.losses.teams import KEYS, team_actor, team_critic, team_steps
 from tests.losses.test_off_policy import gradients as ordered_gradients
 from tests.losses.test_off_policy import pair as moved_pair
 from tests.losses.transitions import SUBJECTS
@@ -73,6 +77,9 @@ def test_the_value_networks_loss_is_that_of_a_call() -> None:
     data.update(dict.fromkeys(("action_noise", "value_action_noise"), draws(data, 3)[0]))
     torch.testing.assert_close(loss.value_loss(data)[0], loss(data)["loss_value"])
     torch.testing.assert_close(loss.qvalue_v1_loss(data)[0], loss(data)["loss_qvalue"])
+    without = losses.SACLoss(networks[0], networks[1], target_entropy=-3.0)
+    with pytest.raises(RuntimeError, match="`value_loss` needs a `value_network`, got None"):
+        without.value_loss(data)
 
 
 CRITICS = [("A2CLoss", 2), ("PPOLoss", 3), ("ClipPPOLoss", 3), ("KLPENPPOLoss", 3)]
@@ -131,6 +138,67 @@ def test_the_weighted_entropy_is_the_peers() -> None:
     entropy = torch.rand(5)
     mine = ours._weighted_loss_entropy(entropy)
     torch.testing.assert_close(mine, theirs._weighted_loss_entropy(entropy))
+
+
+def statistics(loss: Any, network: str) -> dict[str, Tensor]:
+    return dict(getattr(loss, network).named_buffers())
+
+
+@pytest.mark.parametrize("norm", ["PopArtValueNorm", "RunningValueNorm", "PercentileValueNorm"])
+def test_a_critics_part_moves_its_normaliser_as_the_peers(norm: str) -> None:
+    actor, critic = team_actor(), team_critic()
+    data = team_steps(actor)
+    made: list[Any] = []
+    for loss, library in ((losses.MAPPOLoss, modules), (multiagent.MAPPOLoss, torchrl_modules)):
+        made.append(loss(actor, critic, value_norm=getattr(library, norm)()))
+        made[-1].set_keys(**KEYS)
+    ours, theirs = made
+    for _ in range(2):
+        mine, expected = ours.loss_critic(data)[0], theirs.loss_critic(data)[0]
+        torch.testing.assert_close(mine.flatten(), expected.flatten(), rtol=1e-4, atol=1e-4)
+    found = statistics(ours, "value_norm")
+    torch.testing.assert_close(found, {name: theirs.value_norm.get_buffer(name) for name in found})
+    with torch.no_grad():
+        ours.loss_critic(data)
+    ours.eval().loss_critic(data)
+    torch.testing.assert_close(statistics(ours, "value_norm"), found)
+
+
+def test_what_moves_by_a_call_moves_by_a_critics_part() -> None:
+    torch.manual_seed(0)
+    batches = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 6), modules.StateDependentScale())
+    policy = Policy(batches, modules.Normal)
+    made = [losses.A2CLoss(copy.deepcopy(policy), nn.Linear(4, 1)) for _ in range(2)]
+    data = steps(shape=(12,))
+    made[0](data)
+    made[1].loss_critic(data)
+    found = [statistics(loss, "actor_network") for loss in made]
+    torch.testing.assert_close(*found)
+    assert found[0]["network.0.num_batches_tracked"] == 1
+
+
+@pytest.mark.parametrize("name", ["A2CLoss", "KLPENPPOLoss"])
+def test_a_critics_part_compiles_whole(name: str) -> None:
+    loss, data = make(name), steps(shape=(12,))
+    compiled = torch.compile(lambda x: loss.loss_critic(x)[0], fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(data), loss.loss_critic(data)[0])
+
+
+def test_parts_of_targets_that_nothing_moves_are_warned_of() -> None:
+    row = SUBJECTS["ddpg"]
+    ours, _ = moved_pair(row, "TD0", torch.float64)
+    ours._follow = False
+    with pytest.warns(UserWarning, match="no updater was made of its targets"):
+        ours.loss_value(row.data(6, dtype=torch.float64))
+
+
+def test_parts_take_time_where_a_call_does() -> None:
+    row = SUBJECTS["ddpg"]
+    ours, _ = moved_pair(row, "TD0", torch.float64)
+    ours.make_value_estimator("td1")
+    data = row.data(12, dtype=torch.float64).reshape(3, 4)
+    data.names = ["time", None]
+    assert torch.equal(ours.loss_value(data)[0], ours(data)["loss_value"])
 
 
 OVERRIDDEN = [

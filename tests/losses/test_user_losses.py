@@ -396,6 +396,37 @@ def test_targets_that_nothing_moves_are_warned_of_once() -> None:
     assert warned(lambda: Ours(network()).target_value_network_params) == 1
 
 
+class Direct(compiled_rl.LossModule):
+    """It calls its target as a module, and makes its estimator as the base asks for one."""
+
+    default_value_estimator = compiled_rl.ValueEstimators.TD0
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        net = network().to(device)
+        self.convert_to_functional(net, "network", create_target_params=True)
+
+    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> None:
+        self.asked = hyperparams
+        self._value_estimator = compiled_rl.TD0Estimator(value_network=self.network, **hyperparams)
+
+    def forward(self, tensordict: TensorDict) -> TensorDict:
+        value = self.target_network(tensordict.copy()).get("state_value")
+        return TensorDict({"loss_value": self._reduce_loss(value.squeeze(-1), tensordict)}, [])
+
+
+def test_a_target_that_is_called_itself_is_warned_of_too() -> None:
+    loss = Direct()
+    assert warned(loss, rollout(4)) == 1
+    assert warned(loss, rollout(4)) == 0
+
+
+def test_the_default_estimator_is_made_where_the_parameters_are() -> None:
+    loss = Direct("meta")
+    assert loss.asked == {"device": torch.device("meta")}
+    assert loss.value_estimator.gamma.device.type == "meta"
+
+
 def test_a_native_loss_warns_too() -> None:
     actor, critic = plain_networks("normal")
     data = make_data(actor, (4,))
