@@ -242,6 +242,18 @@ def test_what_a_mask_hides_moves_no_statistics(norm, shape):
     torch.testing.assert_close(statistics(loss), statistics(alone))
 
 
+def test_a_step_that_is_hidden_of_one_agent_moves_no_statistics_of_each():
+    networks = team("local")
+    data, mask = team_steps(networks[0]), torch.rand(4, 5, AGENTS) < 0.7
+    data["collector", "mask"] = mask
+    loss = MAPPOLoss(*networks, value_norm=modules.RunningValueNorm(shape=(AGENTS, 1)))
+    loss(data)
+    whole = mask.all(-1)
+    assert 0 < whole.sum() < mask.any(-1).sum()
+    assert loss.value_norm.count.eq(whole.sum()).all()
+    torch.testing.assert_close(loss.value_norm.mean, data["value_target"][whole].mean(0))
+
+
 def test_the_state_is_whole_from_the_start():
     networks = team()
     loss = MAPPOLoss(*networks, value_norm=modules.PopArtValueNorm())

@@ -126,6 +126,20 @@ def test_a_key_that_the_estimator_refuses_is_not_kept() -> None:
     assert (loss.tensor_keys.reward, loss.tensor_keys.value) == ("gain", "state_value")
 
 
+def test_a_key_that_a_user_refuses_is_not_kept() -> None:
+    class Refusing(compiled_rl.LossModule):
+        class _AcceptedKeys:
+            value = "state_value"
+
+        def _forward_value_estimator_keys(self, **kwargs: Any) -> None:
+            raise ValueError("not this one")
+
+    loss = Refusing()
+    with pytest.raises(ValueError, match="not this one"):
+        loss.set_keys(value="other")
+    assert loss.tensor_keys.value == "state_value"
+
+
 @on_both
 def test_set_keys_reach_the_estimator_and_the_in_keys(library: Any) -> None:
     loss, data = written(library)(network()), rollout(3, 5)
