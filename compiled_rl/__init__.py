@@ -48,6 +48,7 @@ _HOME = {
     "HardUpdate": "compiled_rl.training",
     "SoftUpdate": "compiled_rl.training",
     "TargetNetUpdater": "compiled_rl.training",
+    "UpdateEpochs": "compiled_rl.training",
     "UpdateStep": "compiled_rl.training",
 }
 _FOLDERS = ("functional", "modules", "estimators", "losses", "training", "export")

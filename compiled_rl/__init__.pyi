@@ -45,4 +45,5 @@ from compiled_rl.modules import ValueNorm as ValueNorm
 from compiled_rl.training import HardUpdate as HardUpdate
 from compiled_rl.training import SoftUpdate as SoftUpdate
 from compiled_rl.training import TargetNetUpdater as TargetNetUpdater
+from compiled_rl.training import UpdateEpochs as UpdateEpochs
 from compiled_rl.training import UpdateStep as UpdateStep

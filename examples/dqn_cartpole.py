@@ -40,7 +40,7 @@ def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
         loss,
         optimizer,
         max_grad_norm=10.0,
-        mode="compiled" if compile else "eager",
+        mode="default" if compile else "eager",
         target_updater=SoftUpdate(loss, tau=0.02),
     )
     policy, generator = QPolicy(loss.value_network), Generator().manual_seed(seed)

@@ -35,7 +35,7 @@ def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
     """Train until the environment is solved or the steps are used up; print the mean return."""
     loss = make_loss(seed)
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3, eps=1e-5)
-    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="compiled" if compile else "eager")
+    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="default" if compile else "eager")
     collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
     for taken in range(0, steps, ENVS * ROLLOUT):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - taken / steps)

@@ -36,7 +36,7 @@ class Config(NamedTuple):
     learning_rate: float = 1e-3
     gamma: float = 0.99
     lmbda: float = 0.95
-    mode: str = "compiled"
+    mode: str = "default"
 
 
 class Progress(NamedTuple):

@@ -33,7 +33,7 @@ def main(steps: int = 1_000_000, seed: int = 0, compile: bool = True) -> float:
     """Train for so many steps; print and return the mean return of the last 20 episodes."""
     loss = make_loss(seed)
     optimizer = torch.optim.Adam(loss.parameters(), lr=3e-4, eps=1e-5)
-    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="compiled" if compile else "eager")
+    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="default" if compile else "eager")
     collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
     for taken in range(0, steps, ENVS * ROLLOUT):
         left = torch.tensor(taken / steps)

@@ -89,7 +89,7 @@ def learn(
     update = UpdateStep(
         loss,
         optimizer,
-        mode="compiled" if compile else "eager",
+        mode="default" if compile else "eager",
         target_updater=SoftUpdate(loss, tau=0.05),
     )
     for step in range(steps):

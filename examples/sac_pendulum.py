@@ -32,7 +32,7 @@ def main(steps: int = 20_000, seed: int = 0, compile: bool = True) -> float:
         loss,
         torch.optim.Adam(loss.parameters(), lr=1e-3),
         target_updater=SoftUpdate(loss, tau=0.005),
-        mode="compiled" if compile else "eager",
+        mode="default" if compile else "eager",
     )
     collector = Collector(make_envs(NAME, 1), loss.actor_network, seed)
     replay, generator = Replay(steps), Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ def make_loss(seed: int) -> TD3Loss:
 def main(steps: int = 20_000, seed: int = 0, compile: bool = True) -> float:
     """Train, and print the mean return of fifty episodes without noise."""
     torch.set_num_threads(1)  # for networks this small a second thread only waits
-    loss, mode = make_loss(seed), "compiled" if compile else "eager"
+    loss, mode = make_loss(seed), "default" if compile else "eager"
     generator = Generator().manual_seed(seed)
     adam = torch.optim.Adam(loss.qvalue_network.parameters(), lr=1e-3)
     learn_critics = UpdateStep(loss, adam, minimise=["loss_qvalue"], generator=generator, mode=mode)

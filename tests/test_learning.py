@@ -20,7 +20,7 @@ from examples.ppo_cartpole import Config, solved, train
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("mode", ["compiled", "eager"])
+@pytest.mark.parametrize("mode", ["default", "eager"])
 def test_ppo_solves_cartpole(seed, mode, tmp_path):
     config = Config(seed=seed, mode=mode)
     loss, history = train(config, tmp_path / "checkpoint.pt", lambda _: None)

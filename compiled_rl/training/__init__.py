@@ -1,7 +1,8 @@
 """The update step, target networks, rollouts and checkpoints."""
 
 from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
-from compiled_rl.training.pure import make_update
+from compiled_rl.training.epochs import UpdateEpochs
+from compiled_rl.training.pure import Update
 from compiled_rl.training.rollout import Collector, Environments
 from compiled_rl.training.targets import HardUpdate, SoftUpdate
 from compiled_rl.training.update import UpdateStep
@@ -13,8 +14,9 @@ __all__ = [
     "HardUpdate",
     "SoftUpdate",
     "TargetNetUpdater",
+    "Update",
+    "UpdateEpochs",
     "UpdateStep",
     "load_checkpoint",
-    "make_update",
     "save_checkpoint",
 ]

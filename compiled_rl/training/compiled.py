@@ -1,39 +1,146 @@
-"""How an update is compiled: one graph, with the guards and the CPU code that measured fastest."""
+"""How an update is compiled: one graph, with the guards and the code that measured fastest."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from operator import is_
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 
-# Guards on what a library defines notice only that it was patched; without them a call at batch 256
-# is an eighth faster. Those on what a user defines stay.
-_LIBRARIES = ("torch_dot_", "compiled_rl_dot_")
+Mode = Literal["eager", "default", "reduce-overhead", "max-autotune"]
+Function = Callable[..., Any]
+
 # Inductor's own tanh and random numbers are several times slower than ATen's on CPU; a sum over a
 # few actions that it unrolls makes everything before it scalar, a tenth of an update at batch 256.
-_CPU_OPTIONS: dict[str, Any] = {
+# One file of C++ is compiled sooner than many with Python between them, and spares that Python.
+_CPU: dict[str, Any] = {
     "cpp.use_decompose_tanh": True,
     "fallback_random": True,
     "unroll_reductions_threshold": 1,
+    "cpp_wrapper": True,
 }
-Function = TypeVar("Function", bound=Callable[..., Any])
+# `Graphs` has looked at what the generated code would look at once more, tensor by tensor.
+_CHECKED = {"size_asserts": False, "alignment_asserts": False}
+
+_LIBRARIES = ("torch", "compiled_rl")
+# Kinds of guards: on how a loss is built, and on whether something that a class has was patched.
+_BUILT = {
+    "DICT_CONTAINS",
+    "DICT_KEYS_MATCH",
+    "DICT_NOT_CONTAINS",
+    "DUPLICATE_INPUT",
+    "EMPTY_NN_MODULE_HOOKS_DICT",
+    "TYPE_MATCH",
+}
+_PATCHED = {"HASATTR", "NOT_PRESENT_IN_GENERIC_DICT", "TYPE_MATCH"}
+_BUILT_OF = ("_modules", "_parameters", "_hooks", "_hooks_with_kwargs")
 
 
-def compiled(function: Function, on_cpu: bool) -> Function:
-    """The function as one graph, compiled at its first call."""
+class Graphs:
+    """A function as one graph, or as few: it moves tensors in place, by data.
+
+    TorchDynamo would look at every tensor, option and submodule before every call, an eighth of an
+    update's time. The owner knows which of them may change, and the tensors that are moved are
+    compared here, most of the time by what they are: it is told to leave those out. Where the
+    shape, dtype, strides or device of a moved tensor is another, there is another graph.
+
+    Args:
+        function: of ``moved``, dicts and lists of tensors by name, and of whatever else; it is a
+            method whose owner has the pure update as ``_update``.
+        mode: of the compilation.
+        on_cpu: whether the tensors are there.
+    """
+
+    def __init__(self, function: Function, mode: Mode, on_cpu: bool) -> None:
+        self._function, self._options = function, _options(mode, on_cpu)
+        self._records = mode != "default" and not on_cpu  # CUDA graphs
+        self._by_layout: dict[Any, Function] = {}
+        self._seen: list[Tensor] = []
+        self._dtypes: list[torch.dtype] = []
+        self._graph: Function = function
+
+    def forget(self) -> None:
+        """Make other graphs from now on: the function is not what it was."""
+        self._by_layout.clear()
+        self._seen = []
+
+    def __call__(self, moved: list[Tensor], *arguments: Any) -> dict[str, Tensor]:
+        """Call the graph that there is for the tensors ``moved``, which are in ``arguments``."""
+        same = len(moved) == len(self._seen) and all(map(is_, moved, self._seen))
+        # A tensor may be given another dtype and stay the same object, as `loss.to` does it.
+        if not same or [x.dtype for x in moved] != self._dtypes:
+            self._take(moved)
+        if not self._records:
+            outputs: dict[str, Tensor] = self._graph(*arguments)
+            return outputs
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        # A graph that was recorded writes its outputs to the same memory every time.
+        return {name: x.clone() for name, x in self._graph(*arguments).items()}
+
+    def _take(self, moved: list[Tensor]) -> None:
+        layout = tuple((x.shape, x.stride(), x.dtype, x.device, x.requires_grad) for x in moved)
+        if layout not in self._by_layout:
+            self._by_layout[layout] = _compiled(self._function, self._options)
+        if self._records:
+            for x in moved:
+                torch._dynamo.mark_static_address(x, guard=False)
+        self._graph = self._by_layout[layout]
+        self._seen, self._dtypes = moved, [x.dtype for x in moved]
+
+
+def can_compile(on_cpu: bool) -> bool:
+    """Whether there is what compiling takes: for CPU, a C++ compiler."""
+    if not on_cpu:
+        return True
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
+
+
+def _compiled(function: Function, options: dict[str, Any]) -> Function:
     made: Function = torch.compile(  # type: ignore[call-overload]
         function,
         fullgraph=True,
         isolate_recompiles=True,  # the graphs of one step never crowd out another's
-        options={"guard_filter_fn": _needed, **(_CPU_OPTIONS if on_cpu else {})},
+        options={**options, "guard_filter_fn": _needed},
     )
     return made
 
 
-def _needed(guards: list[Any]) -> list[bool]:
-    return [not _is_library(guard) for guard in guards]
+def _options(mode: Mode, on_cpu: bool) -> dict[str, Any]:
+    options = {**torch._inductor.list_mode_options(mode), **_CHECKED}
+    return {**options, **_CPU, "triton.cudagraphs": False} if on_cpu else options
+
+
+def _needed(guards: Iterable[Any]) -> list[bool]:
+    return [not (_is_library(guard) or _is_known(guard)) for guard in guards]
 
 
 def _is_library(guard: Any) -> bool:
-    """Whether a guard is on a global of the compiled file, of this library, or of torch."""
+    """Whether a guard is on a global of the compiled file, of this library, or of torch.
+
+    It notices only that a library was patched; those on what a user defines stay.
+    """
     origin = guard.name.partition("__import_")[2]
-    return guard.is_global and (not origin or origin.startswith(_LIBRARIES))
+    libraries = tuple(f"{name}_dot_" for name in _LIBRARIES)
+    return guard.is_global and (not origin or origin.startswith(libraries))
+
+
+def _is_known(guard: Any) -> bool:
+    """Whether a guard is on what the owner of the graphs looks after."""
+    if guard.name.startswith(("params", "state", "targets", "held")):
+        return True
+    if not guard.name.startswith("self._update"):
+        return False
+    if not guard.name.startswith("self._update.loss"):
+        return True  # its own, and never changed
+    # `Structure` compares the modules, parameters and hooks of the loss.
+    built = guard.name.endswith(_BUILT_OF) or isinstance(guard.value, nn.Module | Tensor)
+    if guard.guard_type in _BUILT and built:
+        return True
+    of_library = type(guard.value).__module__.partition(".")[0] in _LIBRARIES
+    return guard.guard_type in _PATCHED and of_library

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 class Structure:
     """The modules, hooks and parameters of a module as they are now, to be compared later.
@@ -22,15 +24,12 @@ class Structure:
         self._children: list[Any] = [m._modules for m in modules]
         self._children_before = [dict(children) for children in self._children]
         self._holders = _holders(module)
-        self._hooks: list[Any] = [
-            hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)
-        ]
+        self._hooks: list[Any] = [getattr(m, kind) for m in modules for kind in _HOOKS]
         self._hooks_before = [dict(hooks) for hooks in self._hooks]
         self._parameters = [
             (m._parameters, name, parameter)
             for m in modules
             for name, parameter in m._parameters.items()
-            if parameter is not None
         ]
 
     @property
@@ -75,9 +74,10 @@ class Structure:
         """
         for owned, name, parameter in self._parameters:
             if owned.get(name) is not parameter:
+                was = "None" if parameter is None else f"of shape {list(parameter.shape)}"
                 raise RuntimeError(
-                    f"{self.owner}: the parameter `{name}` of shape {list(parameter.shape)} was "
-                    "replaced after the step was made; make the step again"
+                    f"{self.owner}: the parameter `{name}` {was} was replaced after the step was "
+                    "made; make the step again"
                 )
 
 

@@ -1,38 +1,96 @@
 """``torch.optim`` objects as pure functions; the objects keep their state and their state dict."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
+
+from compiled_rl.training.numbers import Number
+from compiled_rl.training.rules import RULES, Lists, Options
 
 Tensors = dict[str, Tensor]
-Slots = dict[str, list[Tensor]]
-Options = dict[str, Any]
 
 
 class GroupState(NamedTuple):
     """What an optimiser remembers of a parameter group; each slot has a tensor a parameter."""
 
     learning_rate: Tensor
-    slots: Slots
+    slots: Lists
 
 
 OptimiserState = list[GroupState]
-Rule = Callable[[Options, list[Tensor], list[Tensor], GroupState], None]
+
+
+class Group:
+    """A parameter group: the names of its parameters, its options, and where its state is.
+
+    Args:
+        optimizer: whose group it is.
+        index: of the group.
+        names: of the parameters, by identity of the tensor.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, index: int, names: Mapping[Any, str]
+    ) -> None:
+        self._optimizer, self._index = optimizer, index
+        group = optimizer.param_groups[index]
+        self.names, self.options = _names_of(group, names), _options_of(group)
+        self._params: list[Tensor] = list(group["params"])
+        self._slots = RULES[type(optimizer)].slots(group)
+        self._owned: list[dict[str, Tensor]] = []
+        self._rate = Number(_rate_of(self._params))
+
+    def state(self) -> GroupState:
+        """The optimiser's own tensors, made now if it has taken no step yet."""
+        group = self._optimizer.param_groups[self._index]
+        self._check_unchanged(group)
+        if not self._owned or self._optimizer.state.get(self._params[0]) is not self._owned[0]:
+            self._owned = [self._made(p) for p in self._params]  # or a state dict was loaded
+        slots = {name: [own[name] for own in self._owned] for name in self._slots}
+        return GroupState(self._rate.holding(group["lr"]), slots)
+
+    def _made(self, parameter: Tensor) -> dict[str, Tensor]:
+        own: dict[str, Tensor] = self._optimizer.state[parameter]
+        for name in self._slots:
+            if name == "step":  # where the parameter is: a graph of one device has no other tensors
+                own[name] = own.get(name, torch.tensor(0.0)).to(parameter.device)
+            elif name not in own:
+                own[name] = torch.zeros_like(parameter)
+        return own
+
+    def take_rate(self) -> None:
+        """Write the learning rate, which a rule has moved, to where the user looks for it."""
+        group = self._optimizer.param_groups[self._index]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(self._rate.tensor)
+        else:
+            group["lr"] = self._rate.moved()
+
+    def _check_unchanged(self, group: Mapping[str, Any]) -> None:
+        if len(group["params"]) != len(self.names):
+            raise ValueError(
+                f"`optimizer` must keep the {len(self.names)} parameters of a group, "
+                f"got {len(group['params'])}"
+            )
+        for name, value in self.options.items():
+            if group[name] != value:
+                raise ValueError(
+                    f"`optimizer` must keep its {name} of {value}, got {group[name]}; only the "
+                    "learning rate may change, make another UpdateStep for anything else"
+                )
 
 
 class Optimiser:
     """The pure form of a ``torch.optim`` object.
 
-        params, state = step(params, grads, state)
+        params, state = move_(params, grads, state)
 
-    The arithmetic is torch's own functional optimiser, on copies.
+    The arithmetic is torch's own functional optimiser.
 
     Args:
-        optimizer: a ``torch.optim.Adam``, ``AdamW`` or ``SGD``.
+        optimizer: a ``torch.optim.Adam``, ``AdamW``, ``RMSprop`` or ``SGD``.
         names: of the parameters, by identity of the tensor.
 
     Raises:
@@ -41,15 +99,14 @@ class Optimiser:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> None:
-        if type(optimizer) not in _RULES:
-            known = [cls.__name__ for cls in _RULES]
+        if type(optimizer) not in RULES:
+            known = [cls.__name__ for cls in RULES]
             raise TypeError(
                 f"`optimizer` must be in {known} of torch.optim, got {type(optimizer).__name__}"
             )
         self.optimizer = optimizer
-        self._rule, self._slot_names = _RULES[type(optimizer)]
-        self._groups = [_names_of(group, names) for group in optimizer.param_groups]
-        self._options = [_options_of(group) for group in optimizer.param_groups]
+        self.groups = [Group(optimizer, k, names) for k in range(len(optimizer.param_groups))]
+        self._rule = RULES[type(optimizer)].step
         members = [p for group in optimizer.param_groups for p in group["params"]]
         self._members = {names[p]: p for p in members}
 
@@ -70,43 +127,25 @@ class Optimiser:
             ValueError: a parameter or an option other than the learning rate is no longer what it
                 was: each new value would compile a new graph.
         """
-        groups = self.optimizer.param_groups
-        for group, names, options in zip(groups, self._groups, self._options, strict=False):
-            _check_unchanged(group, len(names), options)
-        if len(groups) != len(self._groups):
+        count = len(self.optimizer.param_groups)
+        if count != len(self.groups):
             raise ValueError(
-                f"`optimizer` must keep its {len(self._groups)} parameter groups, got {len(groups)}"
+                f"`optimizer` must keep its {len(self.groups)} parameter groups, got {count}"
             )
-        return [self._group_state(group) for group in groups]
+        return [group.state() for group in self.groups]
 
-    def step(
-        self, params: Tensors, grads: Tensors, state: OptimiserState
-    ) -> tuple[Tensors, OptimiserState]:
-        """New parameters and state; a parameter without a gradient stays as it is."""
-        params, new_state = dict(params), []
-        for options, names, group in zip(self._options, self._groups, state, strict=True):
-            copies = {slot: [x.clone() for x in xs] for slot, xs in group.slots.items()}
-            new = GroupState(group.learning_rate, copies)
-            moved = [k for k, name in enumerate(names) if name in grads]
-            values = [params[names[k]].detach().clone() for k in moved]
-            own = {slot: [xs[k] for k in moved] for slot, xs in copies.items()}
-            given = [grads[names[k]] for k in moved]
-            self._rule(options, values, given, GroupState(group.learning_rate, own))
-            params.update({names[k]: value for k, value in zip(moved, values, strict=True)})
-            new_state.append(new)
-        return params, new_state
-
-    def _group_state(self, group: Mapping[str, Any]) -> GroupState:
-        slots: Slots = {name: [] for name in self._slot_names(group)}
-        for parameter in group["params"]:
-            own = self.optimizer.state[parameter]
-            for name, tensors in slots.items():
-                if name not in own:
-                    own[name] = torch.tensor(0.0) if name == "step" else torch.zeros_like(parameter)
-                tensors.append(own[name])
-        double = any(parameter.dtype == torch.float64 for parameter in group["params"])
-        dtype = torch.float64 if double else torch.float32
-        return GroupState(torch.as_tensor(group["lr"], dtype=dtype), slots)
+    def move_(self, params: Tensors, grads: Tensors, state: OptimiserState) -> None:
+        """Move parameters and state in place; a parameter without a gradient stays as it is."""
+        for group, held in zip(self.groups, state, strict=True):
+            moved = [k for k, name in enumerate(group.names) if name in grads]
+            if moved:
+                values = [_writable(params[group.names[k]]) for k in moved]
+                given = [_writable(grads[group.names[k]]) for k in moved]
+                slots = {
+                    slot: [xs[k] if slot == "step" else _writable(xs[k]) for k in moved]
+                    for slot, xs in held.slots.items()
+                }
+                self._rule(group.options, values, given, slots, held.learning_rate)
 
 
 def optimisers_of(
@@ -131,56 +170,17 @@ def optimisers_of(
     return made
 
 
-def _adam(options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState) -> None:
-    beta1, beta2 = options["betas"]
-    adam(
-        params,
-        grads,
-        state.slots["exp_avg"],
-        state.slots["exp_avg_sq"],
-        state.slots.get("max_exp_avg_sq", []),
-        state.slots["step"],
-        foreach=False,
-        decoupled_weight_decay=options["decoupled_weight_decay"],
-        amsgrad=options["amsgrad"],
-        beta1=beta1,
-        beta2=beta2,
-        lr=state.learning_rate,
-        weight_decay=options["weight_decay"],
-        eps=options["eps"],
-        maximize=options["maximize"],
-    )
+def _writable(x: Tensor) -> Tensor:
+    """What to write to in its place: TorchDynamo loses what is written to a float64 number."""
+    x = x.detach()
+    return x.view(1) if x.dim() == 0 else x
 
 
-def _adam_slots(group: Mapping[str, Any]) -> list[str]:
-    return ["step", "exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
-
-
-def _sgd(options: Options, params: list[Tensor], grads: list[Tensor], state: GroupState) -> None:
-    none: list[Any] = [None] * len(params)
-    sgd(
-        params,
-        grads,
-        state.slots.get("momentum_buffer", none),
-        foreach=False,
-        weight_decay=options["weight_decay"],
-        momentum=options["momentum"],
-        lr=state.learning_rate,  # type: ignore[arg-type]  # torch takes a tensor, as Adam does
-        dampening=options["dampening"],
-        nesterov=options["nesterov"],
-        maximize=options["maximize"],
-    )
-
-
-def _sgd_slots(group: Mapping[str, Any]) -> list[str]:
-    return ["momentum_buffer"] if group["momentum"] else []
-
-
-_RULES: dict[type, tuple[Rule, Callable[[Mapping[str, Any]], list[str]]]] = {
-    torch.optim.Adam: (_adam, _adam_slots),
-    torch.optim.AdamW: (_adam, _adam_slots),
-    torch.optim.SGD: (_sgd, _sgd_slots),
-}
+def _rate_of(params: Sequence[Tensor]) -> Tensor:
+    """A learning rate in the precision of the parameters, and where they are if there is memory."""
+    double = any(p.dtype == torch.float64 for p in params)
+    device = next((p.device for p in params if not p.is_meta), None)
+    return torch.zeros([], dtype=torch.float64 if double else torch.float32, device=device)
 
 
 def _names_of(group: Mapping[str, Any], names: Mapping[Any, str]) -> list[str]:
@@ -191,19 +191,6 @@ def _names_of(group: Mapping[str, Any], names: Mapping[Any, str]) -> list[str]:
                 f"got one of shape {list(parameter.shape)} that is not among them"
             )
     return [names[parameter] for parameter in group["params"]]
-
-
-def _check_unchanged(group: Mapping[str, Any], count: int, options: Options) -> None:
-    if len(group["params"]) != count:
-        raise ValueError(
-            f"`optimizer` must keep the {count} parameters of a group, got {len(group['params'])}"
-        )
-    for name, value in options.items():
-        if group[name] != value:
-            raise ValueError(
-                f"`optimizer` must keep its {name} of {value}, got {group[name]}; only the "
-                "learning rate may change, make another UpdateStep for anything else"
-            )
 
 
 def _options_of(group: Mapping[str, Any]) -> Options:

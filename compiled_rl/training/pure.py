@@ -1,7 +1,7 @@
 """The update as a pure function: gradients, clipping, optimisers, target networks."""
 
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -9,21 +9,14 @@ from torch import Tensor
 from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
 from compiled_rl.modules.calls import call_with, slots_of
-from compiled_rl.training.optimisers import Optimiser, OptimiserState, Tensors
+from compiled_rl.training.optimisers import GroupState, Optimiser, OptimiserState, Tensors
 from compiled_rl.training.pairs import PREFIX
 
 State = list[OptimiserState]
-Update = Callable[[Tensors, State, Tensors, Data, Data], tuple[Tensors, State, Tensors, Tensors]]
 Move = Callable[[Tensors, Tensors], Tensors]
 
 
-def make_update(
-    loss: LossModule,
-    optimisers: Sequence[Optimiser],
-    max_grad_norm: Optional[float] = None,
-    move: Optional[Move] = None,
-    minimise: Optional[Sequence[str]] = None,
-) -> Update:
+class Update:
     """The pure update of a loss.
 
         losses  = loss(params, targets, batch, noise)
@@ -31,6 +24,9 @@ def make_update(
         grads  *= min(1, max_grad_norm / norm(grads)), for each optimiser's own
         params  = optimiser(params, grads)
         targets = move(targets, params)
+
+    It is ``gradients``, then ``move_``, which moves in place what it is given; called, it moves
+    copies and changes none of its arguments.
 
     Args:
         loss: its reduction must not be ``"none"``.
@@ -40,63 +36,105 @@ def make_update(
         move: how target networks follow, such as ``SoftUpdate(...).moved``; None: they do not.
         minimise: the losses among the outputs that are minimised, as if there were no others;
             None: all that the loss says.
+        autocast: the dtype in which networks compute, ``torch.bfloat16``; parameters, gradients and
+            losses keep theirs. None: all in that of the parameters.
 
     What is in ``batch`` stands before what is in ``noise``. Of ``targets``, those whose names begin
     with ``target_`` stand in the place of the loss's own; others are numbers for ``move``.
 
-    Returns:
-        ``update(params, optimiser_state, targets, batch, noise) -> (params, optimiser_state,
-        targets, metrics)``, where ``optimiser_state`` has a list for each optimiser. It changes
-        none of its arguments. ``metrics`` are the loss's outputs, with ``minimise`` only those and
-        the priorities, detached, and ``grad_norm``, the norm of all gradients before clipping.
-
-    Reference: Pascanu et al. 2012, arXiv:1211.5063, algorithm 1, for the clipping.
+    Reference: Pascanu et al. 2012, arXiv:1211.5063, algorithm 1, for the clipping; Micikevicius et
+    al. 2017, arXiv:1710.03740, sec. 3.1, for parameters of full precision under autocast.
     """
-    slots = slots_of(loss)
-    wanted = loss.minimised if minimise is None else tuple(minimise)
-    kept = None if minimise is None else {*wanted, *loss.priorities}
 
-    def update(
-        params: Tensors, state: State, targets: Tensors, batch: Data, noise: Data
+    def __init__(
+        self,
+        loss: LossModule,
+        optimisers: Sequence[Optimiser],
+        max_grad_norm: Optional[float] = None,
+        move: Optional[Move] = None,
+        minimise: Optional[Sequence[str]] = None,
+        autocast: Optional[torch.dtype] = None,
+    ) -> None:
+        self.loss = loss
+        self._optimisers = tuple(optimisers)
+        self._max_grad_norm = max_grad_norm
+        self._follow = move
+        self._slots = slots_of(loss)
+        self._wanted = loss.minimised if minimise is None else tuple(minimise)
+        self._kept = None if minimise is None else {*self._wanted, *loss.priorities}
+        self._autocast = autocast
+
+    def __call__(
+        self, params: Tensors, state: State, targets: Tensors, batch: Data, noise: Data
     ) -> tuple[Tensors, State, Tensors, Tensors]:
-        """The new parameters, state and targets, and the metrics."""
+        """The new parameters, optimiser state (a list an optimiser), targets and metrics.
+
+        The metrics are the loss's outputs, with ``minimise`` only those and the priorities,
+        detached, and ``grad_norm``, the norm of all gradients before clipping.
+        """
+        grads, metrics = self.gradients(params, targets, batch, noise)
+        params, state, targets = _copied(params), [_copies(own) for own in state], dict(targets)
+        metrics["grad_norm"] = self.move_(params, state, targets, grads)
+        return params, state, targets, metrics
+
+    def gradients(
+        self, params: Tensors, targets: Tensors, batch: Data, noise: Data
+    ) -> tuple[Tensors, Tensors]:
+        """The gradient of the sum of the losses by each parameter that has one, and the metrics."""
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
         with torch.enable_grad():
-            placed = {**leaves, **_copies(targets)}
-            outputs: Tensors = call_with(loss, slots, placed, {**noise, **batch})
-        if kept is not None:  # what is not returned is not computed in a compiled graph
-            outputs = {name: x for name, x in outputs.items() if name in kept}
-        grads = _gradients([outputs[name] for name in wanted if name in outputs], leaves)
-        with torch.no_grad():
-            norms, new_state = [], []
-            for optimiser, own in zip(optimisers, state, strict=True):
-                own_grads = {name: grads[name] for name in optimiser.names if name in grads}
-                norms.append(_global_norm(own_grads, next(iter(leaves.values()))))
-                own_grads = _clipped(own_grads, norms[-1], max_grad_norm)
-                params, own = optimiser.step(params, own_grads, own)
-                new_state.append(own)
-            targets = targets if move is None else move(targets, params)
+            placed = {**leaves, **networks(targets)}
+            outputs = self._outputs(placed, {**noise, **batch})
+            total = torch.stack([outputs[name] for name in self._wanted if name in outputs]).sum()
+        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        found = zip(leaves, grads, strict=True)
         metrics = {name: x.detach() for name, x in outputs.items()}
-        return params, new_state, targets, {**metrics, "grad_norm": torch.stack(norms).norm()}
+        return {name: grad for name, grad in found if grad is not None}, metrics
 
-    return update
+    def _outputs(self, placed: Tensors, data: Data) -> Tensors:
+        call: tuple[Any, ...] = (self.loss, self._slots, placed, data)
+        if self._autocast is None:
+            outputs: Tensors = call_with(*call)
+        else:
+            first = next(iter(placed.values()))
+            with torch.autocast(first.device.type, self._autocast, cache_enabled=False):
+                outputs = call_with(*call)
+        if self._kept is None:
+            return outputs
+        # What is not returned is not computed in a compiled graph.
+        return {name: x for name, x in outputs.items() if name in self._kept}
+
+    @torch.no_grad()
+    def move_(self, params: Tensors, state: State, targets: Tensors, grads: Tensors) -> Tensor:
+        """Move parameters, state and targets in place by gradients, whose norm is returned."""
+        norms = []
+        for optimiser, own in zip(self._optimisers, state, strict=True):
+            own_grads = {name: grads[name] for name in optimiser.names if name in grads}
+            norms.append(global_norm(own_grads, next(iter(params.values()))))
+            optimiser.move_(params, _clipped(own_grads, norms[-1], self._max_grad_norm), own)
+        if self._follow is not None:
+            targets.update(self._follow(targets, params))
+        norm: Tensor = torch.stack(norms).norm()
+        return norm
 
 
-def _copies(targets: Tensors) -> Tensors:
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: x.detach().clone() for name, x in tensors.items()}
+
+
+def _copies(state: OptimiserState) -> OptimiserState:
+    return [
+        GroupState(rate, {slot: [x.clone() for x in xs] for slot, xs in slots.items()})
+        for rate, slots in state
+    ]
+
+
+def networks(targets: Tensors) -> Tensors:
     """Without the numbers of the rule, whose names a loss may have for something else."""
     return {name: x for name, x in targets.items() if name.startswith(PREFIX)}
 
 
-def _gradients(losses: list[Tensor], leaves: Tensors) -> Tensors:
-    """The gradient of the sum of the losses by each parameter that has one."""
-    with torch.enable_grad():
-        total = torch.stack(losses).sum()
-    grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    found = zip(leaves, grads, strict=True)
-    return {name: grad for name, grad in found if grad is not None}
-
-
-def _global_norm(grads: Tensors, like: Tensor) -> Tensor:
+def global_norm(grads: Tensors, like: Tensor) -> Tensor:
     """Of no gradient, a zero that is ``like`` the parameters."""
     norms = [grad.norm() for grad in grads.values()] or [like.new_zeros([])]
     total: Tensor = torch.stack(norms).norm()

@@ -1,7 +1,8 @@
 """The driver of the pure update: it keeps the state where torch's own loop would have it."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Optional
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 import torch
 from torch import Generator, Tensor
@@ -9,10 +10,13 @@ from torch._dynamo.exc import TorchDynamoException
 
 from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
-from compiled_rl.training.compiled import compiled
+from compiled_rl.training import arguments
+from compiled_rl.training.coefficients import Coefficients, Rule
+from compiled_rl.training.compiled import Graphs, Mode, can_compile
 from compiled_rl.training.fresh import Structure
 from compiled_rl.training.optimisers import Tensors, optimisers_of
-from compiled_rl.training.pure import State, make_update
+from compiled_rl.training.pure import State, Update, global_norm, networks
+from compiled_rl.training.state import load_state, state_of
 from compiled_rl.training.statistics import put_back, saved, statistics_of
 from compiled_rl.training.updater import TargetNetUpdater
 
@@ -26,15 +30,19 @@ class UpdateStep:
 
     Args:
         loss: a loss with reduction ``"mean"`` or ``"sum"``.
-        optimizer: a ``torch.optim.Adam``, ``AdamW`` or ``SGD`` over parameters of the loss, or
-            several over disjoint ones. Their state stays the truth: save it, load it, let a
-            scheduler change a learning rate. Their ``step`` is not called, so their hooks and those
-            of the parameters do not run.
+        optimizer: a ``torch.optim.Adam``, ``AdamW``, ``RMSprop`` or ``SGD`` over parameters of the
+            loss, or several over disjoint ones. Their state stays the truth: save it, load it, let
+            a scheduler change a learning rate. Their ``step`` is not called, so their hooks and
+            those of the parameters do not run.
         max_grad_norm: bound on the global norm of the gradients of an optimiser's own parameters,
             positive; None: no bound.
-        mode: ``"compiled"`` or ``"eager"``, which computes the same. Hooks of all modules, torch's
-            ``register_module_forward_hook``, are run by a compiled step only if they were there at
-            its first call.
+        mode: how it runs; the numbers are the same. ``"default"`` compiles, and runs eagerly, with
+            a warning, where there is no C++ compiler to do it with. ``"reduce-overhead"`` takes
+            longer to compile: on CUDA it records CUDA graphs, of which the metrics are copied, so
+            that they may be kept; on CPU the code between the kernels is C++, too.
+            ``"max-autotune"`` also tries several kernels. ``"eager"`` is for a debugger. Hooks of
+            all modules, torch's ``register_module_forward_hook``, are run by a compiled step only
+            if they were there at its first call.
         target_updater: a ``SoftUpdate`` or ``HardUpdate`` of this loss, whose step is taken in the
             same graph, after the optimisers'; its ``counter`` stays the truth.
         generator: what the noise is drawn from; None: torch's own.
@@ -42,9 +50,21 @@ class UpdateStep:
             gives. With names, only they and ``td_error``, for replay, are returned, and compiled
             only what they need is computed; eager, the loss computes everything. So two steps on
             one loss train critics more often than the actor and the targets.
+        accumulate: how many calls give one step of the optimisers and of the targets: by the mean
+            of their gradients, or by the sum where the loss's reduction is that. As many pieces of
+            one size are then one batch, of which less is in memory at a time.
+        autocast: ``torch.bfloat16``: networks compute in it; parameters, gradients, what is summed
+            and the optimisers keep their precision. None: they compute in that, too.
+        rule: moves coefficients and learning rates in the same graph, after the targets: a function
+            of two dicts of tensors to one. The first has the loss's 0-d floating-point buffers by
+            name, ``learning_rate`` (of several groups ``learning_rate_0``, ...), and ``updates``,
+            the steps that were taken; the second is the metrics. It returns those that change. It
+            is called once when the step is made, with metrics of one. A learning rate that is a
+            float is read back after every call; one that is a tensor need not be waited for.
 
     Raises:
-        TypeError: an optimiser is of a class without a pure form, or ``target_updater`` is none.
+        TypeError: an optimiser is of a class without a pure form, ``target_updater`` is none, or
+            ``rule`` is not such a function.
         ValueError: the loss does not reduce or declares no ``fields``, two optimisers have a
             parameter in common, the target updater is another loss's, or an argument is out of
             range.
@@ -56,33 +76,51 @@ class UpdateStep:
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
         max_grad_norm: Optional[float] = None,
-        mode: Literal["compiled", "eager"] = "compiled",
+        mode: Mode = "default",
         target_updater: Optional[TargetNetUpdater] = None,
         generator: Optional[Generator] = None,
         minimise: Optional[Sequence[str]] = None,
+        accumulate: int = 1,
+        autocast: Optional[torch.dtype] = None,
+        rule: Optional[Rule] = None,
     ) -> None:
-        _check(loss, max_grad_norm, mode)
-        _check_generator(generator)
-        _check_updater(loss, target_updater)
-        _check_outputs(loss, minimise)
-        self._outputs = loss.output_names
-        self._options = {"max_grad_norm": max_grad_norm, "mode": mode, "minimise": minimise}
+        arguments.check_loss(loss)
+        arguments.check_options(max_grad_norm, mode, accumulate, autocast)
+        arguments.check_generator(generator)
+        arguments.check_updater(loss, target_updater)
+        arguments.check_outputs(loss, minimise)
         self.loss, self.optimizer, self.generator = loss, optimizer, generator
-        self.target_updater = target_updater
+        self.target_updater, self.accumulate = target_updater, accumulate
+        self._outputs = loss.output_names
+        self._options = {
+            "max_grad_norm": max_grad_norm,
+            "mode": mode,
+            "minimise": minimise,
+            "accumulate": accumulate,
+            "autocast": autocast,
+            "rule": rule,
+        }
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimisers = optimisers_of(optimizer, names)
+        move = None if target_updater is None else target_updater.moved
+        self._update = Update(loss, self._optimisers, max_grad_norm, move, minimise, autocast)
+        first = next(iter(self._params.values()))
+        self.updates = torch.zeros([], dtype=torch.int64, device=first.device)
+        self._gathered: Tensors = {}
+        self._calls = 0
+        groups = [group for each in self._optimisers for group in each.groups]
+        outputs = loss.output_names
+        self._coefficients = None if rule is None else Coefficients(loss, groups, rule, outputs)
         self._structure = Structure("UpdateStep", loss)
         self._statistics = statistics_of(loss)
-        move = None if target_updater is None else target_updater.moved
-        self._update = make_update(loss, self._optimisers, max_grad_norm, move, minimise)
-        on_cpu = all(p.device.type == "cpu" for p in self._params.values())
+        self._graphs = _graphs(self._apply, mode, first.device.type == "cpu")
         self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
-        self._step = self._apply_or_undo if mode == "eager" else compiled(self._apply, on_cpu)
 
     def __reduce__(self) -> Any:
         """A copy is made anew of copies: what is compiled belongs to a process and a loss."""
         others = {"target_updater": self.target_updater, "generator": self.generator}
-        return _made, (self.loss, self.optimizer, self._options | others)
+        state = {"updates": self.updates, "gathered": self._gathered, "calls": self._calls}
+        return _made, (self.loss, self.optimizer, self._options | others, state)
 
     @property
     def _params(self) -> Tensors:
@@ -92,7 +130,8 @@ class UpdateStep:
         """Take one step on a batch, given as the loss takes it.
 
         Returns:
-            The loss's outputs and ``grad_norm`` by name, detached. Nothing is written to the batch.
+            The loss's outputs and ``grad_norm`` by name, detached; while gradients are accumulated,
+            the norm is that of what there is so far. Nothing is written to the batch.
 
         Raises:
             RuntimeError: a parameter, or a module that holds parameters or buffers, was replaced
@@ -104,17 +143,34 @@ class UpdateStep:
         data = self.loss.inputs(batch, tensors)
         self._check_fresh()
         noise = self.loss.draw_noise(data, self.generator)
-        state = [optimiser.state() for optimiser in self._optimisers]
-        updater = self.target_updater
-        targets = {} if updater is None else updater.targets()
+        last = self._calls + 1 == self.accumulate
+        metrics = self._run(data, noise, last)
+        self._calls = 0 if last else self._calls + 1
+        if last and self.target_updater is not None:
+            self.target_updater.advance()
+        if last and self._coefficients is not None:
+            self._coefficients.written()
+        return metrics
+
+    def _run(self, data: Data, noise: Data, last: bool) -> Tensors:
+        params, state = self._params, [optimiser.state() for optimiser in self._optimisers]
+        targets = {} if self.target_updater is None else self.target_updater.targets()
+        held = {} if self.accumulate == 1 else self._held(params)
+        inputs = (params, state, targets, held, data, noise, self.updates, last)
+        if self._graphs is None:
+            return self._apply_or_undo(*inputs)
+        moved = [*params.values(), *_tensors_of(state), *targets.values(), *held.values()]
         try:
             with self._tracing:
-                metrics = self._step(self._params, state, targets, data, noise)
+                return self._graphs(moved, *inputs)
         except TorchDynamoException as error:
             raise (self._eager_error(data) or error) from None
-        if updater is not None:
-            updater.advance()
-        return metrics
+
+    def _held(self, params: Tensors) -> Tensors:
+        """The gradients that were accumulated."""
+        for name in params.keys() - self._gathered.keys():
+            self._gathered[name] = torch.zeros_like(params[name], requires_grad=False)
+        return {name: self._gathered[name] for name in params}
 
     @torch.no_grad()
     def _eager_error(self, data: Data) -> Optional[Exception]:
@@ -128,11 +184,11 @@ class UpdateStep:
             put_back(before)
         return None
 
-    def _apply_or_undo(self, *arguments: Any) -> Tensors:
+    def _apply_or_undo(self, *inputs: Any) -> Tensors:
         """Eagerly, a network may have moved its statistics before the loss refuses a batch."""
         before = saved(self._statistics)
         try:
-            return self._apply(*arguments)
+            return self._apply(*inputs)
         except BaseException:
             put_back(before)
             raise
@@ -140,96 +196,98 @@ class UpdateStep:
     def _check_fresh(self) -> None:
         """What eager would notice by itself, a compiled call must be told."""
         if self.loss.output_names is not self._outputs:
-            _check_outputs(self.loss, self._options["minimise"])
+            arguments.check_outputs(self.loss, self._options["minimise"])
             self._outputs = self.loss.output_names
         if self._structure.rebuilt:
             self.loss.check_fresh()  # it knows what else matters, but takes its time
             self._structure.check_modules()
+            self._structure = Structure("UpdateStep", self.loss)
+            if self._graphs is not None:
+                self._graphs.forget()
         self._structure.check_hooks()
         self._structure.check_parameters()
 
     def _apply(
-        self, params: Tensors, state: State, targets: Tensors, batch: Data, noise: Data
+        self,
+        params: Tensors,
+        state: State,
+        targets: Tensors,
+        held: Tensors,
+        batch: Data,
+        noise: Data,
+        updates: Tensor,
+        last: bool,
     ) -> Tensors:
-        updated = self._update(params, state, targets, batch, noise)
-        new_params, new_state, new_targets, metrics = updated
+        """What is one graph: everything that moves is moved in place."""
+        grads, metrics = self._update.gradients(params, targets, batch, noise)
         with torch.no_grad():
-            _put(params, new_params)
-            _put(targets, new_targets)
-            for optimiser, new in zip(state, new_state, strict=True):
-                for group, new_group in zip(optimiser, new, strict=True):
-                    for slot, own in group.slots.items():
-                        _put(dict(enumerate(own)), dict(enumerate(new_group.slots[slot])))
+            if held:
+                grads = self._accumulated(held, grads)
+            if not last:
+                _put(held, grads)
+                return {**metrics, "grad_norm": global_norm(grads, next(iter(params.values())))}
+            moved = dict(targets)
+            metrics["grad_norm"] = self._update.move_(params, state, moved, grads)
+            _put(networks(targets), moved)
+            _put(held, {name: torch.zeros_like(x) for name, x in held.items()})
+            updates.add_(1)
+            if self._coefficients is not None:
+                self._coefficients.move_(state, updates, metrics)
         return metrics
 
+    def _accumulated(self, held: Tensors, grads: Tensors) -> Tensors:
+        share = 1.0 if self.loss.reduction == "sum" else 1.0 / self.accumulate
+        return {name: held[name] + share * grad for name, grad in grads.items()}
 
-def _made(loss: LossModule, optimizer: Any, options: dict[str, Any]) -> UpdateStep:
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run goes on from: ``save_checkpoint`` writes it.
+
+        It has the state dicts of the loss (networks, frozen copies, normalisers, coefficients), of
+        the optimisers and of the target updater, how many steps were taken, what was accumulated,
+        and the state of the generator, which is torch's own where none was given.
+        """
+        return state_of(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where another step was; on CPU to the same bits, if its options are the same.
+
+        Raises:
+            ValueError: it is not the state of such a step; nothing is changed then.
+        """
+        load_state(self, state_dict)
+
+
+def _graphs(function: Any, mode: Mode, on_cpu: bool) -> Optional[Graphs]:
+    if mode == "eager":
+        return None
+    if not can_compile(on_cpu):
+        warnings.warn(
+            f"UpdateStep: there is no C++ compiler, which mode {mode!r} takes; the update runs "
+            "eagerly, which takes longer",
+            stacklevel=3,
+        )
+        return None
+    return Graphs(function, mode, on_cpu)
+
+
+def _made(loss: LossModule, optimizer: Any, options: Any, state: Mapping[str, Any]) -> UpdateStep:
     """A step that was copied or pickled."""
-    return UpdateStep(loss, optimizer, **options)
+    step = UpdateStep(loss, optimizer, **options)
+    step.updates, step._gathered, step._calls = state["updates"], state["gathered"], state["calls"]
+    return step
 
 
-def _put(tensors: dict[Any, Tensor], new: dict[Any, Tensor]) -> None:
+def _tensors_of(state: State) -> Iterator[Tensor]:
+    for optimiser in state:
+        for group in optimiser:
+            yield group.learning_rate
+            for tensors in group.slots.values():
+                yield from tensors
+
+
+def _put(tensors: Tensors, new: Tensors) -> None:
     for name, tensor in tensors.items():
-        if new[name] is not tensor:
+        if name in new and new[name] is not tensor:
             # TorchDynamo drops a `copy_` into a float64 number when it traces once more.
             where = tensor.view(1) if tensor.dim() == 0 else tensor
             where.copy_(new[name])
-
-
-def _check(loss: LossModule, max_grad_norm: Optional[float], mode: str) -> None:
-    if not isinstance(loss, LossModule):
-        raise TypeError(f"UpdateStep: `loss` must be a LossModule, got a {type(loss).__name__}")
-    if not getattr(loss, "minimised", ()):
-        raise ValueError(
-            "UpdateStep: `loss` must declare `fields` with an output `loss...`, got a "
-            f"{type(loss).__name__} with none; train it by `forward`, `backward` and `step`"
-        )
-    if loss.reduction == "none":
-        raise ValueError("UpdateStep: `loss` must reduce to scalars, got reduction 'none'")
-    number = isinstance(max_grad_norm, int | float) and not isinstance(max_grad_norm, bool)
-    if max_grad_norm is not None and not (number and max_grad_norm > 0):
-        raise ValueError(f"UpdateStep: `max_grad_norm` must be positive, got {max_grad_norm!r}")
-    if mode not in ("compiled", "eager"):
-        raise ValueError(f"UpdateStep: `mode` must be 'compiled' or 'eager', got {mode!r}")
-
-
-def _check_updater(loss: LossModule, updater: Any) -> None:
-    if updater is None:
-        return
-    if not isinstance(updater, TargetNetUpdater):
-        raise TypeError(
-            "UpdateStep: `target_updater` must be a SoftUpdate or a HardUpdate, "
-            f"got a {type(updater).__name__}"
-        )
-    if not updater.is_pure:
-        raise TypeError(
-            "UpdateStep: `target_updater` must have a pure rule, as SoftUpdate and HardUpdate do, "
-            f"got a {type(updater).__name__} without; call its `step()` after the update"
-        )
-    if updater.loss_module is not loss:
-        raise ValueError("UpdateStep: `target_updater` must be made of this loss, not of another")
-
-
-def _check_generator(generator: Any) -> None:
-    if generator is not None and not isinstance(generator, Generator):
-        raise TypeError(
-            "UpdateStep: `generator` must be a torch.Generator or None, "
-            f"got a {type(generator).__name__}"
-        )
-
-
-def _check_outputs(loss: LossModule, minimise: Any) -> None:
-    given = [name for name in loss.minimised if name in loss.output_names]
-    if minimise is None:
-        if not given:
-            raise ValueError(
-                f"UpdateStep: the outputs selected of `loss` must have one of {loss.minimised}, "
-                f"got {loss.output_names}"
-            )
-        return
-    named = list(minimise) if isinstance(minimise, Sequence) else []
-    unfit = isinstance(minimise, str) or not named
-    if unfit or any(name not in given or named.count(name) > 1 for name in named):
-        raise ValueError(
-            f"UpdateStep: `minimise` must name some of {given}, each once, got {minimise!r}"
-        )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compiled_rl.losses import LossModule
 from compiled_rl.training.fresh import Structure
+from compiled_rl.training.numbers import Number
 from compiled_rl.training.optimisers import Tensors
 from compiled_rl.training.pairs import at, copy_networks, has_mean, pairs_of, trees
 
@@ -45,6 +46,7 @@ class TargetNetUpdater:
         self.loss_module = loss_module
         self._one_by_one = type(self)._step is not TargetNetUpdater._step
         self.initialized = False
+        self._held: dict[str, Number] = {}
         self.init_()
 
     def init_(self) -> None:
@@ -116,9 +118,18 @@ class TargetNetUpdater:
         """
         self._check_initialized()
         tensors = {pair.target: at(pair.target_place) for pair in self._pairs}
+        first = next(iter(tensors.values()))
+        return tensors | {k: self._number(k, first).holding(x) for k, x in self._numbers().items()}
+
+    def _number(self, name: str, like: Tensor) -> Number:
+        """A number of the rule, where the tensors are and in their precision."""
         # Not float64 without need: it makes TorchDynamo trace everything twice.
-        dtype = torch.promote_types(next(iter(tensors.values())).dtype, torch.float32)
-        return tensors | {k: torch.tensor(x, dtype=dtype) for k, x in self._numbers().items()}
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        held = self._held.get(name)
+        if held is None or (held.tensor.dtype, held.tensor.device) != (dtype, like.device):
+            held = Number(torch.zeros([], dtype=dtype, device=like.device))
+            self._held[name] = held
+        return held
 
     def _numbers(self) -> dict[str, float]:
         """What the pure rule needs beside tensors, by name."""

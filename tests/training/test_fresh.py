@@ -10,7 +10,7 @@ from tests.losses.transitions import SUBJECTS
 from tests.training.test_targets import our_loss
 from tests.training.test_update_targets import steps
 
-SLOW = pytest.param("compiled", marks=pytest.mark.slow)
+SLOW = pytest.param("default", marks=pytest.mark.slow)
 MODES = pytest.mark.parametrize("mode", ["eager", SLOW])
 
 

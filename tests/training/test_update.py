@@ -8,7 +8,7 @@ from torch import nn
 
 from compiled_rl import ClipPPOLoss, LossModule, Policy, UpdateStep
 from compiled_rl.modules import Categorical
-from compiled_rl.training import make_update
+from compiled_rl.training import Update
 from compiled_rl.training.optimisers import Optimiser
 from tests.losses.networks import ACTION, OBSERVATION, as_keywords, make_data, plain_networks
 
@@ -78,7 +78,7 @@ def test_compiled_equals_a_loop_by_hand(optimiser):
         assert not torch.equal(a, before)
 
 
-@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("default", marks=pytest.mark.slow)])
 def test_a_shared_trunk_is_trained(mode):
     def shared():
         torch.manual_seed(0)
@@ -141,7 +141,7 @@ def test_the_pure_update_changes_none_of_its_arguments():
     data = as_keywords(make_data(loss.actor_network, (8,)))
     arguments = (optimiser.params, [optimiser.state()], {}, data, {})
     before = copy.deepcopy(arguments)
-    params, state, targets, metrics = make_update(loss, [optimiser], 0.5)(*arguments)
+    params, state, targets, metrics = Update(loss, [optimiser], 0.5)(*arguments)
     torch.testing.assert_close(arguments, before, rtol=0, atol=0)
     assert targets == {}
     assert all(not torch.equal(params[name], before[0][name]) for name in params)
@@ -175,7 +175,7 @@ def test_parameters_outside_the_optimiser_do_not_move():
     torch.testing.assert_close(loss.critic_network.state_dict(), held, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("default", marks=pytest.mark.slow)])
 def test_frozen_parameters_do_not_move(mode, counted):
     loss, _, step = make("adam", mode=mode)
     frozen = loss.critic_network[0].weight.requires_grad_(False)
@@ -301,7 +301,7 @@ def refused():
         ((Mine(), optimizer), {}, ValueError, "must declare `fields` .*, got a Mine with none"),
         ((nn.Linear(1, 1), optimizer), {}, TypeError, "`loss` must be a LossModule, got a Linear"),
         ((loss, optimizer), {"max_grad_norm": True}, ValueError, "must be positive, got True"),
-        ((loss, optimizer), {"mode": "fast"}, ValueError, "`mode` must be 'compiled' or 'eager'"),
+        ((loss, optimizer), {"mode": "fast"}, ValueError, "`mode` must be in"),
         (
             (loss, optimizer),
             {"max_grad_norm": 0.0},
@@ -323,7 +323,7 @@ def test_refusals(positional, keywords, kind, sentence):
         UpdateStep(*positional, **keywords)
 
 
-@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("mode", ["eager", "default"])
 def test_bad_input_changes_nothing(mode, counted):
     loss, optimizer, step = make("adam", mode=mode)
     before = copy.deepcopy(loss.state_dict())

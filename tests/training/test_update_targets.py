@@ -10,7 +10,7 @@ from torch import nn
 
 from compiled_rl import DDPGLoss, HardUpdate, ReinforceLoss, SoftUpdate, UpdateStep
 from compiled_rl.functional import soft_update
-from compiled_rl.training import make_update
+from compiled_rl.training import Update
 from compiled_rl.training.optimisers import optimisers_of
 from tests.losses.networks import as_keywords, make_data, plain_networks
 from tests.losses.transitions import ACTION, OBSERVATION, SUBJECTS, transitions
@@ -152,13 +152,13 @@ def test_two_graphs_equal_a_loop_by_hand(name, counted):
     Torch's Adam, compiled, corrects its bias in float32.
     """
     updater = "hard" if name in ("ddpg", "ddpg, batch normalisation") else "soft"
-    assert_equal_steps(name, updater, "compiled", [2, 3, 5, 8, 13], 1e-5)
+    assert_equal_steps(name, updater, "default", [2, 3, 5, 8, 13], 1e-5)
     assert 1 <= counted.count <= 2
 
 
 @pytest.mark.slow
 def test_inductor_equals_a_loop_by_hand():
-    assert_equal_steps("ddpg", "hard", "compiled", [8, 5], 1e-5)
+    assert_equal_steps("ddpg", "hard", "default", [8, 5], 1e-5)
 
 
 def test_the_counter_is_the_updaters(counted):
@@ -222,7 +222,7 @@ def test_noise_follows_the_generator_or_the_seed():
 # ---- some of the losses --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("default", marks=pytest.mark.slow)])
 def test_critics_may_be_trained_more_often_than_the_actor(mode, counted):
     """TD3's delay: two steps on one loss, whose optimisers they share."""
     mine, theirs = made("td3"), made("td3")
@@ -297,7 +297,7 @@ def test_the_pure_update_takes_a_plain_function_and_changes_no_argument():
     learner = made("ddpg")
     names = {p: name for name, p in learner.loss.named_parameters()}
     optimisers = optimisers_of(learner.optimizers, names)
-    update = make_update(learner.loss, optimisers, 0.5, towards)
+    update = Update(learner.loss, optimisers, 0.5, towards)
     params = {name: p for each in optimisers for name, p in each.params.items()}
     state = [each.state() for each in optimisers]
     targets = {f"target_{name}": x.detach() + 1 for name, x in params.items()}
@@ -319,7 +319,7 @@ def test_the_pure_update_takes_a_plain_function_and_changes_no_argument():
 # ---- what is undone, copied, left out ----
 
 
-@pytest.mark.parametrize("mode", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("default", marks=pytest.mark.slow)])
 def test_a_refused_batch_moves_no_statistics(mode, counted):
     learner = made("ddpg, batch normalisation")
     step, data = learner.step(mode=mode), steps(4, 0)

@@ -1,0 +1,82 @@
+"""Rules that move coefficients and learning rates in the graph of the update."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiled_rl.losses import LossModule
+from compiled_rl.training.optimisers import Group, OptimiserState, Tensors
+
+# From the numbers that there are now, by name, and an update's metrics, to those that move.
+Rule = Callable[[Tensors, Tensors], Tensors]
+UPDATES = "updates"
+
+
+class Coefficients:
+    """The numbers that a rule may read and move: learning rates, and what a loss anneals.
+
+    Args:
+        loss: whose own 0-d floating-point buffers they are, such as ``clip_epsilon``.
+        groups: of the optimisers. The rate of the only one is ``learning_rate``; those of several
+            are ``learning_rate_0``, ``learning_rate_1``, ..., in their order.
+        rule: how they move.
+        outputs: the names of the metrics.
+
+    Raises:
+        TypeError: ``rule`` is not a function, or does not return a dict of 0-d tensors.
+        ValueError: it moves what is not there.
+    """
+
+    def __init__(
+        self, loss: LossModule, groups: Sequence[Group], rule: Any, outputs: Sequence[str]
+    ) -> None:
+        if not callable(rule):
+            raise TypeError(f"UpdateStep: `rule` must be a function or None, got {rule!r}")
+        self._loss, self._rule = loss, rule
+        alone = len(groups) == 1
+        self._groups = {
+            "learning_rate" if alone else f"learning_rate_{k}": group
+            for k, group in enumerate(groups)
+        }
+        own = loss.named_buffers(recurse=False)
+        self._names = [name for name, x in own if x.dim() == 0 and x.is_floating_point()]
+        state = [[group.state() for group in groups]]
+        metrics = {name: torch.ones([]) for name in (*outputs, "grad_norm")}
+        self.moves = tuple(self._tried(self.now(state, torch.zeros([])), metrics))
+
+    def now(self, state: Sequence[OptimiserState], updates: Tensor) -> Tensors:
+        """What the rule reads."""
+        scalars = {name: self._loss._buffers[name] for name in self._names}
+        rates = [group.learning_rate for optimiser in state for group in optimiser]
+        return {**scalars, **dict(zip(self._groups, rates, strict=True)), UPDATES: updates}
+
+    @torch.no_grad()
+    def move_(self, state: Sequence[OptimiserState], updates: Tensor, metrics: Tensors) -> None:
+        """Write what the rule says to where the numbers are."""
+        now = self.now(state, updates)
+        for name, x in self._rule(dict(now), metrics).items():
+            now[name].view(1).copy_(x)  # TorchDynamo loses what is copied to a float64 number
+
+    def written(self) -> None:
+        """Show the learning rates that have moved to the optimisers."""
+        for name in self.moves:
+            if name in self._groups:
+                self._groups[name].take_rate()
+
+    @torch.no_grad()
+    def _tried(self, now: Tensors, metrics: Tensors) -> Tensors:
+        copies = {name: x.detach().clone() for name, x in now.items()}
+        moved = self._rule(copies, metrics)
+        if not isinstance(moved, dict) or not all(_is_number(x) for x in moved.values()):
+            raise TypeError(f"UpdateStep: `rule` must return a dict of 0-d tensors, got {moved!r}")
+        known = [name for name in now if name != UPDATES]
+        for name in moved:
+            if name not in known:
+                raise ValueError(f"UpdateStep: `rule` must move some of {known}, got {name!r}")
+        return moved
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dim() == 0

@@ -1,0 +1,136 @@
+"""Several passes over what was collected, in minibatches."""
+
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from compiled_rl.adapters import Data
+from compiled_rl.adapters.dispatch import TIME
+from compiled_rl.training.arguments import check_positive
+from compiled_rl.training.optimisers import Tensors
+from compiled_rl.training.update import UpdateStep
+
+
+class UpdateEpochs:
+    """Take update steps on a batch, a minibatch at a time, in a new order in every epoch.
+
+        for each epoch:
+            for each minibatch of a permutation of the rows:
+                step(minibatch)
+            stop if the mean of ``kl`` over the epoch is above ``target_kl``
+
+    The rows are those of the first axis: the steps of a flat batch ``[N, ...]``, or whole sequences
+    ``[N, T, ...]``, which is what recurrent networks learn from. All minibatches are one graph, the
+    last one included, which is smaller where ``minibatch_size`` does not divide the rows; only one
+    of a single row makes another. Advantages are normalised as the loss says it, over the valid
+    steps of each minibatch.
+
+    Args:
+        step: takes one step on a minibatch.
+        epochs: how many passes, at least 1.
+        minibatch_size: in rows, at least 1.
+        target_kl: bound on the mean of ``kl`` over an epoch, in nats, positive: there is no further
+            epoch behind one that is above. To look at it waits for the device once an epoch. None:
+            no bound.
+        kl: the metric that is bounded; ``"kl_approx"``, or ``"kl"`` of ``KLPENPPOLoss``.
+
+    Raises:
+        TypeError: ``step`` is not an ``UpdateStep``.
+        ValueError: a number is out of its range, or the loss has no such metric.
+
+    Reference: Schulman et al. 2017, arXiv:1707.06347, algorithm 1; the early stop, Achiam 2018,
+    Spinning Up in Deep RL, proximal policy optimization.
+    """
+
+    def __init__(
+        self,
+        step: UpdateStep,
+        *,
+        epochs: int,
+        minibatch_size: int,
+        target_kl: Optional[float] = None,
+        kl: str = "kl_approx",
+    ) -> None:
+        if not isinstance(step, UpdateStep):
+            raise TypeError(
+                f"UpdateEpochs: `step` must be an UpdateStep, got a {type(step).__name__}"
+            )
+        check_positive("UpdateEpochs", "epochs", epochs)
+        check_positive("UpdateEpochs", "minibatch_size", minibatch_size)
+        if target_kl is not None and not target_kl > 0:
+            raise ValueError(f"UpdateEpochs: `target_kl` must be positive, got {target_kl!r}")
+        if target_kl is not None and kl not in step.loss.output_names:
+            raise ValueError(f"UpdateEpochs: `kl` must be in {step.loss.output_names}, got {kl!r}")
+        self.step, self.epochs, self.minibatch_size = step, epochs, minibatch_size
+        self.target_kl, self.kl = target_kl, kl
+
+    def __call__(self, batch: Any, permutation: Optional[Tensor] = None) -> Tensors:
+        """Take the steps.
+
+        Args:
+            batch: as the loss takes it, a mapping or a TensorDict; every tensor has the same rows.
+            permutation: an order of the rows for each epoch, int64 ``[epochs, N]``; None: drawn
+                from the generator of ``step``.
+
+        Returns:
+            Every metric of the loss that is a scalar, and ``grad_norm``, one value a step, ``[S]``.
+
+        Raises:
+            ValueError: the tensors have not the same rows, or the permutation does not fit.
+            KeyError, RuntimeError, TypeError, ValueError: see ``UpdateStep``.
+        """
+        data = self.step.loss.inputs(batch, {})
+        count = _rows(data)
+        orders = self._orders(count, permutation, next(iter(data.values())).device)
+        taken: list[Tensors] = []
+        for order in orders:
+            rows = [self.step(each) for each in self._minibatches(data, order)]
+            taken += rows
+            if self.target_kl is not None:
+                if torch.stack([metrics[self.kl] for metrics in rows]).mean() > self.target_kl:
+                    break
+        scalars = [name for name, x in taken[0].items() if x.dim() == 0]
+        return {name: torch.stack([metrics[name] for metrics in taken]) for name in scalars}
+
+    def _orders(self, count: int, permutation: Optional[Tensor], device: Any) -> Iterator[Tensor]:
+        if permutation is None:
+            generator = self.step.generator
+            where = device if generator is None else generator.device
+            for _ in range(self.epochs):
+                yield torch.randperm(count, generator=generator, device=where).to(device)
+            return
+        if permutation.shape != (self.epochs, count) or permutation.dtype != torch.int64:
+            raise ValueError(
+                f"UpdateEpochs: `permutation` must be torch.int64 of shape {[self.epochs, count]}, "
+                f"got {permutation.dtype} of shape {list(permutation.shape)}"
+            )
+        yield from permutation
+
+    def _minibatches(self, data: Data, order: Tensor) -> Iterator[Data]:
+        """Views of the rows in that order: they are gathered once an epoch."""
+        size = self.minibatch_size
+        pieces = {k: torch.split(x[order], size) for k, x in data.items() if k != TIME}
+        others = {k: x for k, x in data.items() if k == TIME}
+        ragged = len(order) % size != 0 and len(order) > size
+        for k in range(-(-len(order) // size)):
+            minibatch = {name: views[k] for name, views in pieces.items()}
+            if ragged:  # else the first graph would be for the first size alone
+                for x in minibatch.values():
+                    torch._dynamo.maybe_mark_dynamic(x, 0)
+            yield {**minibatch, **others}
+
+
+def _rows(data: Data) -> int:
+    """How many every tensor has."""
+    sizes = {key: x.shape[0] if x.dim() else None for key, x in data.items() if key != TIME}
+    counts = set(sizes.values())
+    if len(counts) != 1 or None in counts or counts == {0}:
+        raise ValueError(
+            f"UpdateEpochs: every tensor of `batch` must have the same rows, at least one, got "
+            f"{sizes}"
+        )
+    (count,) = counts
+    assert count is not None
+    return count

@@ -1,0 +1,120 @@
+"""The arithmetic of ``torch.optim``'s optimisers, torch's own, on lists of tensors in place."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
+
+Options = dict[str, Any]
+Lists = dict[str, list[Tensor]]
+# Moves parameters, and the slots that go with them, by gradients at a learning rate.
+Step = Callable[[Options, list[Tensor], list[Tensor], Lists, Tensor], None]
+
+
+class Rule(NamedTuple):
+    """How an optimiser moves parameters, and what it remembers of each, of a group's options."""
+
+    step: Step
+    slots: Callable[[Mapping[str, Any]], list[str]]
+
+
+def _adam(
+    options: Options, params: list[Tensor], grads: list[Tensor], slots: Lists, rate: Tensor
+) -> None:
+    beta1, beta2 = options["betas"]
+    adam(
+        params,
+        grads,
+        slots["exp_avg"],
+        slots["exp_avg_sq"],
+        slots.get("max_exp_avg_sq", []),
+        slots["step"],
+        foreach=False,
+        fused=_in_one_kernel(params),
+        decoupled_weight_decay=options["decoupled_weight_decay"],
+        amsgrad=options["amsgrad"],
+        beta1=beta1,
+        beta2=beta2,
+        lr=rate,
+        weight_decay=options["weight_decay"],
+        eps=options["eps"],
+        maximize=options["maximize"],
+    )
+
+
+def _adam_slots(group: Mapping[str, Any]) -> list[str]:
+    return ["step", "exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
+
+
+def _sgd(
+    options: Options, params: list[Tensor], grads: list[Tensor], slots: Lists, rate: Tensor
+) -> None:
+    none: list[Any] = [None] * len(params)
+    sgd(
+        params,
+        grads,
+        slots.get("momentum_buffer", none),
+        foreach=False,
+        fused=_in_one_kernel(params),
+        weight_decay=options["weight_decay"],
+        momentum=options["momentum"],
+        lr=rate,  # type: ignore[arg-type]  # torch takes a tensor, as Adam does
+        dampening=options["dampening"],
+        nesterov=options["nesterov"],
+        maximize=options["maximize"],
+    )
+
+
+def _sgd_slots(group: Mapping[str, Any]) -> list[str]:
+    return ["momentum_buffer"] if group["momentum"] else []
+
+
+def _rmsprop(
+    options: Options, params: list[Tensor], grads: list[Tensor], slots: Lists, rate: Tensor
+) -> None:
+    """Torch's own would make a number of the rate: it moves zeros at a rate of one instead."""
+    sign = -1.0 if options["maximize"] else 1.0
+    decay = options["weight_decay"]
+    changes = [torch.zeros_like(p) for p in params]
+    rmsprop(
+        changes,
+        [sign * grad + decay * p for grad, p in zip(grads, params, strict=True)],
+        slots["square_avg"],
+        slots.get("grad_avg", []),
+        slots.get("momentum_buffer", []),
+        slots["step"],
+        foreach=_in_one_kernel(params),
+        lr=1.0,
+        alpha=options["alpha"],
+        eps=options["eps"],
+        weight_decay=0.0,
+        momentum=options["momentum"],
+        centered=options["centered"],
+    )
+    for p, change in zip(params, changes, strict=True):
+        p.add_(rate * change)
+
+
+def _rmsprop_slots(group: Mapping[str, Any]) -> list[str]:
+    momentum, centered = group["momentum"] > 0, group["centered"]
+    return ["step", "square_avg"] + ["momentum_buffer"] * momentum + ["grad_avg"] * centered
+
+
+def _in_one_kernel(params: list[Tensor]) -> bool:
+    """Whether torch's own kernel of all parameters is taken: not where a graph is made of it."""
+    traced = torch.compiler.is_compiling() or get_proxy_mode() is not None
+    return not traced and params[0].device.type in ("cpu", "cuda")
+
+
+_ADAM = Rule(_adam, _adam_slots)
+RULES: dict[type, Rule] = {
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    torch.optim.RMSprop: Rule(_rmsprop, _rmsprop_slots),
+    torch.optim.SGD: Rule(_sgd, _sgd_slots),
+}
