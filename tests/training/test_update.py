@@ -19,6 +19,11 @@ OPTIMISERS = {
     "adam upwards": lambda p: torch.optim.Adam(p, lr=3e-3, maximize=True),
     "sgd upwards": lambda p: torch.optim.SGD(p, lr=3e-2, maximize=True),
     "sgd": lambda p: torch.optim.SGD(p, lr=3e-2),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=3e-3, eps=1e-5),
+    "rmsprop with all": lambda p: torch.optim.RMSprop(
+        p, lr=3e-3, weight_decay=0.1, momentum=0.9, centered=True
+    ),
+    "rmsprop upwards": lambda p: torch.optim.RMSprop(p, lr=3e-3, weight_decay=0.1, maximize=True),
     "sgd with momentum": lambda p: torch.optim.SGD(p, lr=3e-2, momentum=0.9, nesterov=True),
 }
 
@@ -58,7 +63,12 @@ def test_eager_equals_a_loop_by_hand(optimiser, max_grad_norm):
 
 
 @pytest.mark.parametrize(
-    "optimiser", ["adam", pytest.param("sgd with momentum", marks=pytest.mark.slow)]
+    "optimiser",
+    [
+        "adam",
+        pytest.param("sgd with momentum", marks=pytest.mark.slow),
+        pytest.param("rmsprop with all", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_equals_a_loop_by_hand(optimiser):
     """Inductor, keyword tensors and TensorDicts, twenty steps, ragged batches."""
