@@ -14,13 +14,14 @@ Function = Callable[..., Any]
 
 # Inductor's own tanh and random numbers are several times slower than ATen's on CPU; a sum over a
 # few actions that it unrolls makes everything before it scalar, a tenth of an update at batch 256.
-# One file of C++ is compiled sooner than many with Python between them, and spares that Python.
 _CPU: dict[str, Any] = {
     "cpp.use_decompose_tanh": True,
     "fallback_random": True,
     "unroll_reductions_threshold": 1,
-    "cpp_wrapper": True,
 }
+# One file of C++ is compiled sooner than many with Python between them, and spares that Python. It
+# calls convolutions by a slower way, which is a tenth of the update of an Atari network.
+_IN_ONE_FILE = {"cpp_wrapper": True}
 # `Graphs` has looked at what the generated code would look at once more, tensor by tensor.
 _CHECKED = {"size_asserts": False, "alignment_asserts": False}
 
@@ -51,10 +52,11 @@ class Graphs:
             method whose owner has the pure update as ``_update``.
         mode: of the compilation.
         on_cpu: whether the tensors are there.
+        convolves: whether there are convolutions in it.
     """
 
-    def __init__(self, function: Function, mode: Mode, on_cpu: bool) -> None:
-        self._function, self._options = function, _options(mode, on_cpu)
+    def __init__(self, function: Function, mode: Mode, on_cpu: bool, convolves: bool) -> None:
+        self._function, self._options = function, _options(mode, on_cpu, convolves)
         self._records = mode != "default" and not on_cpu  # CUDA graphs
         self._by_layout: dict[Any, Function] = {}
         self._seen: list[Tensor] = []
@@ -111,9 +113,12 @@ def _compiled(function: Function, options: dict[str, Any]) -> Function:
     return made
 
 
-def _options(mode: Mode, on_cpu: bool) -> dict[str, Any]:
+def _options(mode: Mode, on_cpu: bool, convolves: bool) -> dict[str, Any]:
     options = {**torch._inductor.list_mode_options(mode), **_CHECKED}
-    return {**options, **_CPU, "triton.cudagraphs": False} if on_cpu else options
+    if not on_cpu:
+        return options
+    options |= {**_CPU, "triton.cudagraphs": False}
+    return options if convolves else options | _IN_ONE_FILE
 
 
 def _needed(guards: Iterable[Any]) -> list[bool]:

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import torch
 from torch import Generator, Tensor
 from torch._dynamo.exc import TorchDynamoException
+from torch.nn.modules.conv import _ConvNd
 
 from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
@@ -37,12 +38,12 @@ class UpdateStep:
         max_grad_norm: bound on the global norm of the gradients of an optimiser's own parameters,
             positive; None: no bound.
         mode: how it runs; the numbers are the same. ``"default"`` compiles, and runs eagerly, with
-            a warning, where there is no C++ compiler to do it with. ``"reduce-overhead"`` takes
-            longer to compile: on CUDA it records CUDA graphs, of which the metrics are copied, so
-            that they may be kept; on CPU the code between the kernels is C++, too.
-            ``"max-autotune"`` also tries several kernels. ``"eager"`` is for a debugger. Hooks of
-            all modules, torch's ``register_module_forward_hook``, are run by a compiled step only
-            if they were there at its first call.
+            a warning, where there is no C++ compiler to do it with. ``"reduce-overhead"`` records
+            CUDA graphs, of which the metrics are copied, so that they may be kept; on CPU it is the
+            same as the default. ``"max-autotune"`` also tries several kernels, where it can.
+            ``"eager"`` is for a debugger. Hooks of all modules, torch's
+            ``register_module_forward_hook``, are run by a compiled step only if they were there at
+            its first call.
         target_updater: a ``SoftUpdate`` or ``HardUpdate`` of this loss, whose step is taken in the
             same graph, after the optimisers'; its ``counter`` stays the truth.
         generator: what the noise is drawn from; None: torch's own.
@@ -113,7 +114,7 @@ class UpdateStep:
         self._coefficients = None if rule is None else Coefficients(loss, groups, rule, outputs)
         self._structure = Structure("UpdateStep", loss)
         self._statistics = statistics_of(loss)
-        self._graphs = _graphs(self._apply, mode, first.device.type == "cpu")
+        self._graphs = self._graphs_of(mode, first.device.type == "cpu")
         self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
 
     def __reduce__(self) -> Any:
@@ -121,6 +122,19 @@ class UpdateStep:
         others = {"target_updater": self.target_updater, "generator": self.generator}
         state = {"updates": self.updates, "gathered": self._gathered, "calls": self._calls}
         return _made, (self.loss, self.optimizer, self._options | others, state)
+
+    def _graphs_of(self, mode: Mode, on_cpu: bool) -> Optional[Graphs]:
+        if mode == "eager":
+            return None
+        if not can_compile(on_cpu):
+            warnings.warn(
+                f"UpdateStep: there is no C++ compiler, which mode {mode!r} takes; the update runs "
+                "eagerly, which takes longer",
+                stacklevel=3,
+            )
+            return None
+        convolves = any(isinstance(part, _ConvNd) for part in self.loss.modules())
+        return Graphs(self._apply, mode, on_cpu, convolves)
 
     @property
     def _params(self) -> Tensors:
@@ -255,19 +269,6 @@ class UpdateStep:
             ValueError: it is not the state of such a step; nothing is changed then.
         """
         load_state(self, state_dict)
-
-
-def _graphs(function: Any, mode: Mode, on_cpu: bool) -> Optional[Graphs]:
-    if mode == "eager":
-        return None
-    if not can_compile(on_cpu):
-        warnings.warn(
-            f"UpdateStep: there is no C++ compiler, which mode {mode!r} takes; the update runs "
-            "eagerly, which takes longer",
-            stacklevel=3,
-        )
-        return None
-    return Graphs(function, mode, on_cpu)
 
 
 def _made(loss: LossModule, optimizer: Any, options: Any, state: Mapping[str, Any]) -> UpdateStep:

@@ -1,0 +1,201 @@
+"""What a compiled step is not guarded for, and what it notices all the same."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from compiled_rl import ClipPPOLoss, Policy, SoftUpdate, UpdateStep
+from compiled_rl.modules import Normal, StateDependentScale
+from tests.losses.networks import ACTION, OBSERVATION, make_data, plain_networks
+from tests.losses.transitions import SUBJECTS
+from tests.training.test_update_targets import made, steps, tensors
+
+
+def learner(network: nn.Module, mode: str = "default"):
+    last = nn.Linear(8, 2 * ACTION)
+    policy = Policy(nn.Sequential(network, last, StateDependentScale()), Normal)
+    loss = ClipPPOLoss(policy, plain_networks("normal")[1])
+    return loss, UpdateStep(loss, torch.optim.SGD(loss.parameters(), lr=0.0), mode=mode)
+
+
+def data_of(size: int = 6, dtype=torch.float32):
+    actor = plain_networks("normal")[0].to(dtype)
+    return make_data(actor, (size,), dtype)
+
+
+def assert_is_eager(loss, step, data) -> None:
+    """The compiled loss is that of the loss as it is now."""
+    expected = loss(data)["loss_objective"].detach()
+    torch.testing.assert_close(step(data)["loss_objective"], expected)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.scale, self.powers = nn.Linear(OBSERVATION, 8), 1.0, [1.0, 2.0]
+
+    def forward(self, x):
+        x = self.linear(x) * self.scale
+        return torch.tanh(sum(x * power for power in self.powers))
+
+
+def test_attributes_of_a_users_module_are_noticed(counted):
+    network = Scaled()
+    loss, step = learner(network)
+    data = data_of()
+    assert_is_eager(loss, step, data)
+    network.scale = 2.0
+    assert_is_eager(loss, step, data)
+    network.powers.append(3.0)
+    assert_is_eager(loss, step, data)
+    network.powers[0] = 0.0
+    assert_is_eager(loss, step, data)
+    network.forward = lambda x: torch.sin(network.linear(x))
+    assert_is_eager(loss, step, data)
+
+
+def test_the_mode_of_the_networks_is_noticed(counted):
+    network = nn.Sequential(nn.Linear(OBSERVATION, 8), nn.BatchNorm1d(8, momentum=0.0))
+    loss, step = learner(network)
+    data = data_of()
+    trained = step(data)["loss_objective"]
+    loss.eval()
+    assert step(data)["loss_objective"] != trained
+    assert_is_eager(loss, step, data)
+    loss.train()
+    torch.testing.assert_close(step(data)["loss_objective"], trained)
+
+
+@pytest.mark.parametrize("mode", ["eager", "default"])
+def test_a_loss_may_move_to_another_dtype_with_its_optimiser(mode, counted):
+    one = made("ddpg", dtype=torch.float32)
+    step = one.step(mode=mode)
+    step(steps(4, 0, torch.float32))
+    one.loss.to(torch.float64)
+    for each in one.optimizers:
+        each.load_state_dict(copy.deepcopy(each.state_dict()))  # which is cast to the parameters'
+    other = Other(one)
+    step(steps(4, 1))
+    other.step(steps(4, 1))
+    torch.testing.assert_close(tensors(one.loss), tensors(other.loss), rtol=1e-6, atol=1e-6)
+    assert all(p.dtype == torch.float64 for p in one.loss.parameters())
+
+
+class Other:
+    """A learner of the same numbers with a new, eager step."""
+
+    def __init__(self, one):
+        self.loss = made("ddpg").loss
+        self.loss.load_state_dict(one.loss.state_dict())
+        fresh = made("ddpg")
+        fresh.loss.load_state_dict(one.loss.state_dict())
+        for new, old in zip(fresh.optimizers, one.optimizers, strict=True):
+            new.load_state_dict(copy.deepcopy(old.state_dict()))
+        self.loss, self.step = fresh.loss, fresh.step(mode="eager")
+
+
+@pytest.mark.parametrize("forget", [lambda o: o.state.clear(), lambda o: o.load_state_dict(NEW[0])])
+def test_an_optimisers_state_may_be_another(forget, counted):
+    """Cleared, or loaded: the graph that is there goes on with it."""
+    mine, theirs = made("ddpg"), made("ddpg")
+    NEW[:] = [copy.deepcopy(mine.optimizers[0].state_dict())]
+    step, eager = mine.step(), theirs.step(mode="eager")
+    for k in range(4):
+        if k == 2:
+            forget(mine.optimizers[0])
+            forget(theirs.optimizers[0])
+        step(steps(4, k))
+        eager(steps(4, k))
+    torch.testing.assert_close(tensors(mine.loss), tensors(theirs.loss), rtol=1e-5, atol=1e-6)
+    assert counted.count == 1
+
+
+NEW: list = []
+
+
+def test_strides_of_a_state_are_noticed(counted):
+    """A kernel that was made for other strides would read it wrongly, or beyond its end."""
+    mine, theirs = made("ddpg"), made("ddpg")
+    step, eager = mine.step(), theirs.step(mode="eager")
+    for k in range(3):
+        step(steps(4, k))
+        eager(steps(4, k))
+        for slots in mine.optimizers[0].state.values():
+            x = slots["exp_avg"]
+            slots["exp_avg"] = x.t().contiguous().t() if x.dim() == 2 else x.clone()
+    torch.testing.assert_close(tensors(mine.loss), tensors(theirs.loss), rtol=1e-5, atol=1e-6)
+
+
+def test_freezing_and_back_makes_no_third_graph(counted):
+    one = made("ddpg")
+    step = one.step()
+    frozen = next(one.loss.value_network.parameters())
+    for k in range(6):
+        before = frozen.detach().clone()
+        frozen.requires_grad_(k % 2 == 0)
+        step(steps(4, k))
+        assert torch.equal(frozen, before) is (k % 2 == 1)
+    assert counted.count == 2
+
+
+def test_few_guards_are_left(monkeypatch):
+    """They are looked at before every call; TorchDynamo would have eleven hundred."""
+    counts, compile_ = [], torch.compile
+
+    def counting(function, options, **others):
+        def needed(guards):
+            kept = options["guard_filter_fn"](guards)
+            counts.append((len(kept), sum(kept)))
+            return kept
+
+        return compile_(function, backend="eager", options={"guard_filter_fn": needed}, **others)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    one = SUBJECTS["ddpg-delayed"].ours()
+    updater, adam = SoftUpdate(one, tau=0.1), torch.optim.Adam(one.parameters())
+    UpdateStep(one, adam, target_updater=updater)(steps(4, 0, torch.float32))
+    ((before, after),) = counts
+    assert after < 400 < 1_000 < before
+
+
+def test_without_a_compiler_it_runs_eagerly_and_says_so(monkeypatch):
+    monkeypatch.setattr("compiled_rl.training.update.can_compile", lambda on_cpu: False)
+    mine, theirs = made("ddpg"), made("ddpg")
+    with pytest.warns(UserWarning, match=r"no C\+\+ compiler, which mode 'default' takes"):
+        step = mine.step()
+    step(steps(4, 0))
+    theirs.step(mode="eager")(steps(4, 0))
+    torch.testing.assert_close(tensors(mine.loss), tensors(theirs.loss), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_every_mode_is_the_loop_by_hand(mode):
+    mine, theirs = made("sac"), made("sac")
+    generators = [torch.Generator().manual_seed(2) for _ in range(2)]
+    step = mine.step(mode=mode, generator=generators[0])
+    eager = theirs.step(mode="eager", generator=generators[1])
+    kept = []
+    for k in range(4):
+        data = steps(8 if k else 5, k)
+        kept.append((step(data), eager(data)))
+    for metrics, expected in kept:  # what was returned first is still what it was
+        torch.testing.assert_close(metrics, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tensors(mine.loss), tensors(theirs.loss), rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_and_inputs_are_the_callers(counted):
+    """Metrics that are kept do not change, and a batch may stand elsewhere every time."""
+    loss = SUBJECTS["ddpg"].ours()
+    step = UpdateStep(loss, torch.optim.SGD(loss.parameters(), lr=0.1))
+    kept = []
+    for k in range(3):
+        data = steps(4, k, torch.float32)
+        metrics = step(data)
+        kept.append((metrics, {name: x.clone() for name, x in metrics.items()}))
+        for x in data.values():  # after the call it is anybody's
+            x.zero_()
+    for metrics, copies in kept:
+        torch.testing.assert_close(metrics, copies, rtol=0, atol=0)
