@@ -1,7 +1,7 @@
 """What the benchmarks of off-policy losses learn from: networks, transitions, losses."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import torch
 from tensordict import TensorDict
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchrl import modules
 
 import compiled_rl
-from benchmarks.workload import ACTION, OBSERVATION, mlp
+from benchmarks.workload import ACTION, LEARNING_RATE, OBSERVATION, mlp
 from compiled_rl import Policy
 from compiled_rl.modules import QMixer, StateDependentScale, TanhNormal
 
@@ -131,6 +131,7 @@ class Subject(NamedTuple):
     arguments: Mapping[str, Any] = {}
     data: Callable[[int], TensorDict] = continuous
     wrap: Callable[..., tuple[nn.Module, ...]] = wrapped
+    max_grad_norm: Optional[float] = None  # on-policy losses have one, and no frozen copies
 
     def plain(self) -> nn.Module:
         """Ours of plain networks."""
@@ -144,7 +145,7 @@ class Subject(NamedTuple):
         """An Adam a part, found by the names of our parameters, with which theirs begin, too."""
         named = list(loss.named_parameters())
         groups = [[p for name, p in named if name.startswith(part)] for part in self.parts]
-        return [torch.optim.Adam(group, lr=3e-4) for group in groups]
+        return [torch.optim.Adam(group, lr=LEARNING_RATE) for group in groups]
 
 
 SUBJECTS = [

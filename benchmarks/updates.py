@@ -1,166 +1,126 @@
 """How long does one update take: loss, gradients, clipping, Adam, target networks?
 
-Contenders do the same work from the same batch: TorchRL's loss eagerly and compiled, with
-``backward``, ``clip_grad_norm_`` and Adam for ClipPPO; for the off-policy losses an Adam a network
-(QMIX: one for both), no clipping, and ``SoftUpdate``; ours, eagerly and compiled. Networks are
-64x64 tanh MLPs, 17 observations, 6 actions (DQN: 4; QMIX: 4 agents of 5, a state of 32, an
-embedding of 32). ``torchrl-compiled`` is the loss compiled, as TorchRL's own scripts do it, with
-the Inductor options that ours has; what stays eager there is the price of that
-recipe. ``drop-in`` is ours of the networks that TorchRL gets, from a TensorDict. ``plain`` is
-ClipPPO's formula by hand, eagerly, without metrics. The last rows are ``SoftUpdate.step`` alone, of
-DDPG's two networks.
+Contenders do the same work from the same batch; ``contenders.py`` makes them. Networks are 64x64
+tanh MLPs, 17 observations, 6 actions (DQN: 4; QMIX: 4 agents of 5, a state of 32, an embedding of
+32); A2C's policy is tanh-normal, the other on-policy ones' is normal, advantages are given, and the
+weight of the KL penalty is held still.
+
+- ``torchrl``: TorchRL's loss, ``backward``, ``clip_grad_norm_``, Adam, ``SoftUpdate``, eagerly.
+- ``torchrl-compiled``: the same with the loss compiled, as TorchRL's own scripts do it; what stays
+  eager is the price of that recipe. TorchRL's KL penalty does not compile.
+- ``plain``: the formula by hand, eagerly, without metrics; see ``plain.py``.
+- ``leanrl``: ``torch.compile`` around that whole update with its graph breaks, on a GPU in a CUDA
+  graph: LeanRL's recipe. Its options are torch's own, so that its noise is slow on a CPU.
+- ``ours``: ``UpdateStep`` of plain networks, tensors by keyword. ``drop-in``: of the networks that
+  TorchRL gets, from a TensorDict. ``eager``: uncompiled, to debug with.
+
+The last rows are ``SoftUpdate.step`` alone, of DDPG's two networks. How long compiling takes, what
+memory it needs and how many graphs there are: ``first_update.py``.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 import typer
 from rich.console import Console
-from tensordict import TensorDict
-from torch import Tensor, nn
+from rich.table import Table
 from torchrl import objectives as torchrl
 
 import compiled_rl
-from benchmarks.timing import Row, measure, one_thread, save, show
-from benchmarks.transitions import SUBJECTS, Subject
-from benchmarks.workload import (
-    BATCHES,
-    OPTIONS,
-    Step,
-    chosen,
-    first_call,
-    make_batch,
-    networks,
-    torchrl_networks,
-    total,
-)
-from compiled_rl import ClipPPOLoss, UpdateStep
+from benchmarks.contenders import SUBJECTS, contenders_of, quiet
+from benchmarks.timing import Row, measure, one_thread, ratio, save, show
+from benchmarks.transitions import SUBJECTS as OFF_POLICY
+from benchmarks.transitions import Subject
+from benchmarks.workload import BATCHES, TAU, Step, chosen
+
+RIVALS = ("torchrl", "torchrl-compiled", "leanrl", "plain")
+# How many times as fast as `torchrl` ours must be at 256; at 4096 and against `plain` all are one.
+BOUNDS = {
+    "A2CLoss": 4.0,
+    "ClipPPOLoss": 5.5,
+    "KLPENPPOLoss": 5.0,
+    "DDPGLoss": 3.8,
+    "TD3Loss": 3.8,
+    "SACLoss": 3.5,
+    "DQNLoss": 2.8,
+    "QMixerLoss": 3.0,
+}
+BOUND_AT_4096, BOUND_OF_PLAIN = 1.6, 1.0
 
 
-def main(quick: bool = False, loss: Optional[str] = None, json: Optional[Path] = None) -> None:
-    """Print medians, ratios and compile seconds; ``--loss QMixerLoss`` asks for one only."""
+def main(
+    quick: bool = False,
+    loss: Optional[str] = None,
+    json: Optional[Path] = None,
+    device: str = "cpu",
+) -> None:
+    """Print medians and ratios; ``--quick`` asks batch 256 only, ``--loss A2CLoss`` one loss."""
     one_thread()
+    quiet()
     rows: list[Row] = []
-    makers: dict[str, Callable[[int], dict[str, Step]]] = {"ClipPPOLoss": _ppo}
-    makers |= {subject.name: partial(_off_policy, subject) for subject in SUBJECTS}
-    for name, make in chosen(makers, loss).items():
+    subjects = chosen({subject.name: subject for subject in SUBJECTS}, loss)
+    for name, subject in subjects.items():
         answers: list[Row] = []
-        for batch in (256,) if quick else BATCHES:
-            torch._dynamo.reset()
-            contenders = make(batch)
-            seconds = {k: first_call(step) for k, step in contenders.items() if "compiled" in k}
-            Console().print(f"{name}, batch {batch}, first calls: {seconds}")
-            answers += measure(name, str(batch), contenders, 20 if quick else 60)
+        for size in (256,) if quick else BATCHES:
+            torch._dynamo.reset()  # guards of other losses are none of this one's cost
+            steps = _steps(subject, size, torch.device(device))
+            answers += measure(name, str(size), steps, 20 if quick else 60)
         show(f"{name}, whole update, one thread", answers, against="torchrl")
         rows += answers
+    _show_summary(rows)
     if loss is None:
         rows += _of_targets()
     save(json, rows)
 
 
+def _steps(subject: Subject, size: int, device: torch.device) -> dict[str, Step]:
+    return {
+        name: partial(contender.update(subject, device), contender.batch(subject, size, device))
+        for name, contender in contenders_of(subject).items()
+    }
+
+
+def _show_summary(rows: list[Row]) -> None:
+    """Ours as a multiple of each rival's speed, and which bounds that misses."""
+    table = Table(title="ours, times as fast as")
+    for column in ("loss", "batch", *RIVALS):
+        table.add_column(column, justify="left" if column == "loss" else "right")
+    misses: list[str] = []
+    for name, size in dict.fromkeys((row.what, row.shape) for row in rows):
+        speed = _speeds([row for row in rows if row.what == name], size)
+        table.add_row(name, size, *[f"{speed[x]:.2f}" if x in speed else "none" for x in RIVALS])
+        misses += [
+            f"{name} at {size}: {speed[rival]:.2f} times {rival}, not {bound}"
+            for rival, bound in _bounds(name, size).items()
+            if speed[rival] < bound
+        ]
+    Console().print(table)
+    Console().print("Bounds missed: " + "; ".join(misses) if misses else "All bounds are met.")
+
+
+def _speeds(rows: list[Row], size: str) -> dict[str, float]:
+    present = {row.contender for row in rows}
+    return {rival: ratio(rows, size, rival, "ours") for rival in RIVALS if rival in present}
+
+
+def _bounds(name: str, size: str) -> dict[str, float]:
+    """By rival; at 64 only that of ``plain``."""
+    of_torchrl = {"256": BOUNDS[name], "4096": BOUND_AT_4096}
+    bounds = {"torchrl": of_torchrl[size]} if size in of_torchrl else {}
+    return bounds | {"plain": BOUND_OF_PLAIN}
+
+
 def _of_targets() -> list[Row]:
     libraries = {"torchrl": torchrl, "ours": compiled_rl}
     steps: dict[str, Step] = {
-        name: library.SoftUpdate(SUBJECTS[0].wrapped(library), tau=0.005).step
+        name: library.SoftUpdate(OFF_POLICY[0].wrapped(library), tau=TAU).step
         for name, library in libraries.items()
     }
     rows = measure("target networks", "DDPG", steps, 60)
     show("soft update of two networks, one thread", rows, against="torchrl")
     return rows
-
-
-def _off_policy(subject: Subject, size: int) -> dict[str, Step]:
-    data = subject.data(size)
-    tensors = dict(data.flatten_keys("_").items())
-    return {
-        "torchrl": _torchrl_delayed(subject, data.clone(), compiled=False),
-        "torchrl-compiled": _torchrl_delayed(subject, data.clone(), compiled=True),
-        "ours, eager": _ours_delayed(subject, subject.plain(), tensors, "eager"),
-        "ours, compiled": _ours_delayed(subject, subject.plain(), tensors),
-        "ours, compiled, drop-in": _ours_delayed(subject, subject.wrapped(compiled_rl), data),
-    }
-
-
-def _torchrl_delayed(subject: Subject, data: TensorDict, compiled: bool) -> Step:
-    loss = subject.wrapped(torchrl)
-    loss(data)  # some of its losses have their state from their first call on
-    call = torch.compile(loss, fullgraph=True, options=OPTIONS) if compiled else loss
-    moving = [*subject.optimizers(loss), torchrl.SoftUpdate(loss, tau=0.005)]
-
-    def step() -> None:
-        for optimizer in moving[:-1]:
-            optimizer.zero_grad()
-        total(call(data)).backward()
-        for each in moving:
-            each.step()
-
-    return step
-
-
-def _ours_delayed(subject: Subject, loss: nn.Module, data: Any, mode: str = "compiled") -> Step:
-    updater = compiled_rl.SoftUpdate(loss, tau=0.005)
-    step = UpdateStep(loss, subject.optimizers(loss), target_updater=updater, mode=mode)
-    return lambda: step(data)
-
-
-def _ppo(size: int) -> dict[str, Step]:
-    data = make_batch(size, torchrl_networks()[0]).exclude("loc", "scale")
-    tensors = dict(data.items())
-    return {
-        "torchrl": _torchrl(data, compiled=False),
-        "torchrl-compiled": _torchrl(data, compiled=True),
-        "plain": _plain(tensors),
-        "ours, eager": _ours(tensors, "eager"),
-        "ours, compiled": _ours(tensors, "compiled"),
-        "ours, compiled, TensorDict": _ours(data, "compiled"),
-    }
-
-
-def _by_hand(forward: Callable[[], Tensor], module: nn.Module) -> Step:
-    optimizer = torch.optim.Adam(module.parameters(), lr=3e-4)
-    params = list(module.parameters())
-
-    def step() -> None:
-        optimizer.zero_grad()
-        forward().backward()
-        nn.utils.clip_grad_norm_(params, 0.5)
-        optimizer.step()
-
-    return step
-
-
-def _torchrl(data: TensorDict, compiled: bool) -> Step:
-    loss = torchrl.ClipPPOLoss(*torchrl_networks())
-    call = torch.compile(loss, fullgraph=True, options=OPTIONS) if compiled else loss
-    return _by_hand(lambda: total(call(data)), loss)
-
-
-def _plain(tensors: dict[str, Tensor]) -> Step:
-    policy, critic = networks()
-
-    def forward() -> Tensor:
-        loc, scale = policy.network(tensors["observation"])
-        distribution = torch.distributions.Normal(loc, scale, validate_args=False)
-        log_ratio = distribution.log_prob(tensors["action"]).sum(-1) - tensors["action_log_prob"]
-        advantage = tensors["advantage"].squeeze(-1)
-        clipped = log_ratio.exp().clamp(0.8, 1.2) * advantage
-        objective = -torch.minimum(log_ratio.exp() * advantage, clipped).mean()
-        entropy = distribution.entropy().sum(-1).mean()
-        value = critic(tensors["observation"])
-        regression = nn.functional.smooth_l1_loss(value, tensors["value_target"])
-        return objective - 0.01 * entropy + regression
-
-    return _by_hand(forward, nn.ModuleList([policy, critic]))
-
-
-def _ours(data: Any, mode: str) -> Step:
-    loss = ClipPPOLoss(*networks())
-    optimizer = torch.optim.Adam(loss.parameters(), lr=3e-4)
-    step = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode=mode)
-    return lambda: step(data)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import torch
 import typer
@@ -25,8 +25,10 @@ OPTIONS = {
 }
 BATCHES = (64, 256, 4096)
 OBSERVATION, ACTION = 17, 6
+LEARNING_RATE, TAU = 3e-4, 0.005
 Step = Callable[[], object]
 Maker = Callable[[int], dict[str, Step]]
+Made = TypeVar("Made")
 
 
 def mlp(out: int, *last: nn.Module, inputs: int = OBSERVATION) -> nn.Sequential:
@@ -35,10 +37,10 @@ def mlp(out: int, *last: nn.Module, inputs: int = OBSERVATION) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(64, out), *last)
 
 
-def networks() -> tuple[Policy, nn.Module]:
-    """A normal policy and a critic, the same at every call."""
+def networks(family: Any = Normal) -> tuple[Policy, nn.Module]:
+    """A policy and a critic, the same at every call."""
     torch.manual_seed(0)
-    return Policy(mlp(2 * ACTION, StateDependentScale()), Normal), mlp(1)
+    return Policy(mlp(2 * ACTION, StateDependentScale()), family), mlp(1)
 
 
 def torchrl_networks(
@@ -80,7 +82,7 @@ def first_call(step: Step) -> str:
     return f"{time.perf_counter() - start:.1f} s"
 
 
-def chosen(makers: dict[str, Maker], loss: Optional[str]) -> dict[str, Maker]:
+def chosen(makers: dict[str, Made], loss: Optional[str]) -> dict[str, Made]:
     """All of them, or that of one loss.
 
     Raises:

@@ -35,7 +35,7 @@ class Environments:
                 f"{type(self).__name__}: `envs` must be in autoreset mode SAME_STEP, got {mode}"
             )
         self.envs = envs
-        self.observation = _floats(envs.reset(seed=seed)[0])
+        self.observation = torch.from_numpy(_floats(envs.reset(seed=seed)[0]))
         self.finished_returns: list[float] = []
         self._returns = np.zeros(envs.num_envs)
 
@@ -46,17 +46,22 @@ class Environments:
             ``observation``, the one before the step, ``next_observation``, ``next_reward``,
             ``next_terminated`` and ``next_done``, each ``[B, ...]``.
         """
-        observation = self.observation
+        return {name: torch.from_numpy(x) for name, x in self._step(action).items()}
+
+    def _step(self, action: Tensor) -> dict[str, np.ndarray]:
+        """The transition in arrays, which are cheaper to make and to stack than tensors."""
+        observation = self.observation.numpy()
         after, reward, terminated, truncated, info = self.envs.step(action.detach().cpu().numpy())
-        self.observation = _floats(after)
+        after = _floats(after)
+        self.observation = torch.from_numpy(after)
         done = terminated | truncated
         self._count(reward, done)
         return {
             "observation": observation,
-            "next_observation": _entered(self.observation, done, info.get("final_obs")),
+            "next_observation": _entered(after, done, info.get("final_obs")),
             "next_reward": _floats(reward),
-            "next_terminated": torch.as_tensor(terminated),
-            "next_done": torch.as_tensor(done),
+            "next_terminated": terminated,
+            "next_done": done,
         }
 
     def _count(self, reward: np.ndarray, done: np.ndarray) -> None:
@@ -89,31 +94,37 @@ class Collector(Environments):
             What ``Environments.step`` returns, ``action``, ``action_log_prob`` and the parameters
             of the action's distribution under the names that its family has for them.
         """
-        rows = [self._act() for _ in range(steps)]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _act(self) -> Rollout:
-        action, log_prob, params = self.policy.act(self.observation, generator=self.generator)
         with torch.no_grad():
-            sent = self.policy.rescale(action)
+            rows = [self._act() for _ in range(steps)]
+        return {name: _stacked([row[name] for row in rows]) for name in rows[0]}
+
+    def _act(self) -> dict[str, Any]:
+        action, log_prob, params = self.policy.act(self.observation, generator=self.generator)
         return {
-            **self.step(sent),
+            **self._step(self.policy.rescale(action)),
             "action": action,
             "action_log_prob": log_prob,
             **dict(zip(self.policy.family.param_names, params, strict=True)),
         }
 
 
-def _entered(after: Tensor, done: np.ndarray, final: Optional[np.ndarray]) -> Tensor:
+def _stacked(column: list[Any]) -> Tensor:
+    """Time first."""
+    if isinstance(column[0], Tensor):
+        return torch.stack(column)
+    return torch.from_numpy(np.stack(column))
+
+
+def _entered(after: np.ndarray, done: np.ndarray, final: Optional[np.ndarray]) -> np.ndarray:
     """The state that each environment entered: its last one where the episode ended."""
     if not done.any():
         return after
     if final is None:
         raise ValueError("`envs` must report `final_obs` where an episode ended, got none")
-    entered = after.clone()
-    entered[torch.as_tensor(done)] = _floats(np.stack(list(final[done])))
+    entered = after.copy()
+    entered[done] = np.stack(list(final[done]))
     return entered
 
 
-def _floats(x: np.ndarray) -> Tensor:
-    return torch.tensor(x, dtype=torch.float32)  # a copy: environments reuse their buffers
+def _floats(x: np.ndarray) -> np.ndarray:
+    return np.array(x, dtype=np.float32)  # a copy: environments reuse their buffers
