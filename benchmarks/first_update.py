@@ -2,8 +2,10 @@
 
 Each contender of ``updates.py`` has processes of its own, on one thread.
 
-- ``cold call``: the first call at batch 256, Inductor's import included, with an empty cache.
-- ``warm call``: the same in a new process, with the cache that this left.
+- ``cold start``: what the first compilation of a process takes, of ``x + 1``, with an empty cache:
+  importing the compiler, probing the processor, compiling torch's headers. ``warm start``: the same
+  in a new process, with the cache that this left.
+- ``cold call`` and ``warm call``: the update's own first call at batch 256, after that.
 - ``graphs``: how many TorchDynamo has made after batches of 256, 64 and 33.
 - ``tensors``: the most that one warm update of batch 4096 holds of what it allocates itself; on a
   GPU, the most that was allocated since the start.
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -34,7 +36,15 @@ from benchmarks.workload import chosen
 
 SIZES = (256, 64, 33)  # the first one is the first call's
 LARGE = 4096
-UNITS = {"cold call": "s", "warm call": "s", "graphs": "", "tensors": "MB", "process": "MB"}
+UNITS = {
+    "cold start": "s",
+    "warm start": "s",
+    "cold call": "s",
+    "warm call": "s",
+    "graphs": "",
+    "tensors": "MB",
+    "process": "MB",
+}
 MB = 1e6
 
 
@@ -81,13 +91,20 @@ def _first_call(subject: Subject, name: str, device: torch.device) -> dict[str, 
     contender = CONTENDERS[name]
     update = contender.update(subject, device)
     batches = [contender.batch(subject, size, device) for size in SIZES]
-    start = time.perf_counter()
-    update(batches[0])
-    seconds = time.perf_counter() - start
+    start = _seconds(lambda: torch.compile(lambda x: x + 1)(torch.ones(8, device=device)))
+    torch._dynamo.utils.counters.clear()
+    call = _seconds(lambda: update(batches[0]))
     # No batch twice: TorchRL writes its priorities to the first one, which would be another graph.
     for batch in batches[1:]:
         update(batch)
-    return {"seconds": seconds, "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"]}
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return {"start": start, "call": call, "graphs": graphs}
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def _memory(subject: Subject, name: str, device: torch.device) -> dict[str, float]:
@@ -125,7 +142,8 @@ def _rows(subject: Subject, device: str, quick: bool) -> Iterator[Measured]:
             options = ("--loss", subject.name, "--contender", name, "--device", device)
             if contender.compiled and name != "ours, drop-in":
                 cold, warm = _in_process(cache, *options), _in_process(cache, *options)
-                first = {"cold call": cold["seconds"], "warm call": warm["seconds"]}
+                first = {f"cold {kind}": cold[kind] for kind in ("start", "call")}
+                first |= {f"warm {kind}": warm[kind] for kind in ("start", "call")}
                 first["graphs"] = cold["graphs"]
             if not quick:
                 large = _in_process(cache, *options, "--memory")
