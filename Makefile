@@ -35,6 +35,8 @@ bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.estimators_cuda
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.updates
+	$(BIN)/python -m benchmarks.first_update
+	$(BIN)/python -m benchmarks.end_to_end
 
 clean:
 	rm -rf .venv runs build dist *.egg-info
