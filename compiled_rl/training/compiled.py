@@ -137,7 +137,7 @@ def _is_library(guard: Any) -> bool:
 
 def _is_known(guard: Any) -> bool:
     """Whether a guard is on what the owner of the graphs looks after."""
-    if guard.name.startswith(("params", "state", "targets", "held")):
+    if guard.name.startswith(("params", "state", "targets", "held", "updates")):
         return True
     if not guard.name.startswith("self._update"):
         return False

@@ -174,6 +174,7 @@ class UpdateStep:
         if self._graphs is None:
             return self._apply_or_undo(*inputs)
         moved = [*params.values(), *_tensors_of(state), *targets.values(), *held.values()]
+        moved.append(self.updates)
         try:
             with self._tracing:
                 return self._graphs(moved, *inputs)
