@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from operator import is_
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import torch
 from torch import Tensor, nn
@@ -92,15 +92,17 @@ class Graphs:
         self._seen, self._dtypes = moved, [x.dtype for x in moved]
 
 
-def can_compile(on_cpu: bool) -> bool:
-    """Whether there is what compiling takes: for CPU, a C++ compiler."""
-    if not on_cpu:
-        return True
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return False
-    return True
+def obstacle_to_compiling(module: nn.Module, on_cpu: bool) -> Optional[str]:
+    """Why a module cannot be compiled, as the end of a sentence; None: it can."""
+    recurrent = {type(m).__name__ for m in module.modules() if isinstance(m, nn.RNNBase)}
+    if recurrent:
+        return f"TorchDynamo does not trace torch.nn.{min(recurrent)}"
+    if on_cpu:
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return "there is no C++ compiler"
+    return None
 
 
 def _compiled(function: Function, options: dict[str, Any]) -> Function:

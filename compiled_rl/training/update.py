@@ -13,7 +13,7 @@ from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
 from compiled_rl.training import arguments
 from compiled_rl.training.coefficients import Coefficients, Rule
-from compiled_rl.training.compiled import Graphs, Mode, can_compile
+from compiled_rl.training.compiled import Graphs, Mode, obstacle_to_compiling
 from compiled_rl.training.fresh import Structure
 from compiled_rl.training.optimisers import Tensors, optimisers_of
 from compiled_rl.training.pure import State, Update, global_norm, networks
@@ -38,12 +38,12 @@ class UpdateStep:
         max_grad_norm: bound on the global norm of the gradients of an optimiser's own parameters,
             positive; None: no bound.
         mode: how it runs; the numbers are the same. ``"default"`` compiles, and runs eagerly, with
-            a warning, where there is no C++ compiler to do it with. ``"reduce-overhead"`` records
-            CUDA graphs, of which the metrics are copied, so that they may be kept; on CPU it is the
-            same as the default. ``"max-autotune"`` also tries several kernels, where it can.
-            ``"eager"`` is for a debugger. Hooks of all modules, torch's
-            ``register_module_forward_hook``, are run by a compiled step only if they were there at
-            its first call.
+            a warning, where there is no C++ compiler or a ``torch.nn.GRU``, which TorchDynamo does
+            not trace; ``modules.GRU`` it does. ``"reduce-overhead"`` records CUDA graphs, of which
+            the metrics are copied, so that they may be kept; on CPU it is the same as the default.
+            ``"max-autotune"`` also tries several kernels, where it can. ``"eager"`` is for a
+            debugger. Hooks of all modules, torch's ``register_module_forward_hook``, are run by a
+            compiled step only if they were there at its first call.
         target_updater: a ``SoftUpdate`` or ``HardUpdate`` of this loss, whose step is taken in the
             same graph, after the optimisers'; its ``counter`` stays the truth.
         generator: what the noise is drawn from; None: torch's own.
@@ -126,9 +126,10 @@ class UpdateStep:
     def _graphs_of(self, mode: Mode, on_cpu: bool) -> Optional[Graphs]:
         if mode == "eager":
             return None
-        if not can_compile(on_cpu):
+        obstacle = obstacle_to_compiling(self.loss, on_cpu)
+        if obstacle is not None:
             warnings.warn(
-                f"UpdateStep: there is no C++ compiler, which mode {mode!r} takes; the update runs "
+                f"UpdateStep: mode {mode!r} cannot be had, since {obstacle}; the update runs "
                 "eagerly, which takes longer",
                 stacklevel=3,
             )

@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._inductor.exc import InvalidCxxCompiler
 
 from compiled_rl import ClipPPOLoss, Policy, SoftUpdate, UpdateStep
 from compiled_rl.modules import Normal, StateDependentScale
+from compiled_rl.training import compiled
 from tests.losses.networks import ACTION, OBSERVATION, make_data, plain_networks
 from tests.losses.transitions import SUBJECTS
 from tests.training.test_update_targets import made, steps, tensors
@@ -161,13 +163,33 @@ def test_few_guards_are_left(monkeypatch):
 
 
 def test_without_a_compiler_it_runs_eagerly_and_says_so(monkeypatch):
-    monkeypatch.setattr("compiled_rl.training.update.can_compile", lambda on_cpu: False)
+    def none():
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(compiled, "get_cpp_compiler", none)
     mine, theirs = made("ddpg"), made("ddpg")
-    with pytest.warns(UserWarning, match=r"no C\+\+ compiler, which mode 'default' takes"):
+    with pytest.warns(UserWarning, match=r"mode 'default' cannot be had, since there is no C\+\+"):
         step = mine.step()
     step(steps(4, 0))
     theirs.step(mode="eager")(steps(4, 0))
     torch.testing.assert_close(tensors(mine.loss), tensors(theirs.loss), rtol=0, atol=0)
+
+
+class Remembering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.memory = nn.GRU(OBSERVATION, 8, batch_first=True)
+
+    def forward(self, x):
+        return self.memory(x.unsqueeze(-2))[0].squeeze(-2)
+
+
+def test_torchs_own_recurrent_layers_run_eagerly():
+    """TorchDynamo gives up on them in a page of words."""
+    loss, step = learner(Remembering(), "eager")
+    with pytest.warns(UserWarning, match=r"since TorchDynamo does not trace torch.nn.GRU; the"):
+        step = UpdateStep(loss, step.optimizer)
+    assert_is_eager(loss, step, data_of())
 
 
 @pytest.mark.slow
