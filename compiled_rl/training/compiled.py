@@ -22,8 +22,6 @@ _CPU: dict[str, Any] = {
 # One file of C++ is compiled sooner than many with Python between them, and spares that Python. It
 # calls convolutions by a slower way, which is a tenth of the update of an Atari network.
 _IN_ONE_FILE = {"cpp_wrapper": True}
-# `Graphs` has looked at what the generated code would look at once more, tensor by tensor.
-_CHECKED = {"size_asserts": False, "alignment_asserts": False}
 
 _LIBRARIES = ("torch", "compiled_rl")
 # Kinds of guards: on how a loss is built, and on whether something that a class has was patched.
@@ -60,7 +58,7 @@ class Graphs:
         self._records = mode != "default" and not on_cpu  # CUDA graphs
         self._by_layout: dict[Any, Function] = {}
         self._seen: list[Tensor] = []
-        self._dtypes: list[torch.dtype] = []
+        self._kinds: list[Any] = []
         self._graph: Function = function
 
     def forget(self) -> None:
@@ -71,8 +69,9 @@ class Graphs:
     def __call__(self, moved: list[Tensor], *arguments: Any) -> dict[str, Tensor]:
         """Call the graph that there is for the tensors ``moved``, which are in ``arguments``."""
         same = len(moved) == len(self._seen) and all(map(is_, moved, self._seen))
-        # A tensor may be given another dtype and stay the same object, as `loss.to` does it.
-        if not same or [x.dtype for x in moved] != self._dtypes:
+        # A tensor may be given another dtype and stay the same object, as `loss.to` does; another
+        # shape is refused by the generated code.
+        if not same or _kinds(moved) != self._kinds:
             self._take(moved)
         if not self._records:
             outputs: dict[str, Tensor] = self._graph(*arguments)
@@ -89,7 +88,11 @@ class Graphs:
             for x in moved:
                 torch._dynamo.mark_static_address(x, guard=False)
         self._graph = self._by_layout[layout]
-        self._seen, self._dtypes = moved, [x.dtype for x in moved]
+        self._seen, self._kinds = moved, _kinds(moved)
+
+
+def _kinds(tensors: list[Tensor]) -> list[Any]:
+    return [tensors[0].device, *[x.dtype for x in tensors]]
 
 
 def obstacle_to_compiling(module: nn.Module, on_cpu: bool) -> Optional[str]:
@@ -116,7 +119,7 @@ def _compiled(function: Function, options: dict[str, Any]) -> Function:
 
 
 def _options(mode: Mode, on_cpu: bool, convolves: bool) -> dict[str, Any]:
-    options = {**torch._inductor.list_mode_options(mode), **_CHECKED}
+    options: dict[str, Any] = torch._inductor.list_mode_options(mode)
     if not on_cpu:
         return options
     options |= {**_CPU, "triton.cudagraphs": False}
