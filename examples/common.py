@@ -1,6 +1,7 @@
-"""What the examples share: environments, layers, batches, and the return so far."""
+"""What the examples share: environments, layers, batches, annealing, and the return so far."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import gymnasium as gym
 import torch
@@ -8,18 +9,31 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 
 from compiled_rl import LossModule, ValueHead
+from compiled_rl.functional import linear_schedule
 from compiled_rl.training import Environments
 
 RECORDED = ("observation", "action", "action_log_prob")
 EPISODES = 20  # a mean return is that of the last so many
 
+Numbers = dict[str, Tensor]
 
-def make_envs(name: str, count: int) -> VectorEnv:
-    """Environments that reset in the step in which an episode ends."""
+
+class Progress(NamedTuple):
+    """Where training is: steps taken, and the mean return of the last 20 episodes."""
+
+    steps: int
+    mean_return: float
+
+
+def make_envs(
+    name: str, count: int, wrappers: Sequence[Callable[[gym.Env], gym.Wrapper]] = ()
+) -> VectorEnv:
+    """Environments that reset in the step in which an episode ends, each in the wrappers."""
     return gym.make_vec(
         name,
         num_envs=count,
         vectorization_mode="sync",
+        wrappers=wrappers,
         vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
     )
 
@@ -52,14 +66,14 @@ def estimate(
     return {name: x.flatten(0, 1) for name, x in batch.items()}
 
 
-def minibatches(
-    batch: dict[str, Tensor], size: int, epochs: int, generator: torch.Generator
-) -> Iterator[dict[str, Tensor]]:
-    """The batch in pieces of ``size``, in another order in each epoch."""
-    for _ in range(epochs):
-        order = torch.randperm(len(batch["action"]), generator=generator)
-        for index in order.split(size):
-            yield {name: x[index] for name, x in batch.items()}
+def to_zero(updates: float, **start: float) -> Callable[[Numbers, Numbers], Numbers]:
+    """A rule of ``UpdateStep``: numbers that go to zero in a straight line, in so many updates."""
+
+    def rule(now: Numbers, _: Numbers) -> Numbers:
+        done = now["updates"] / updates
+        return {name: linear_schedule(done, first, 0.0) for name, first in start.items()}
+
+    return rule
 
 
 def mean_return(envs: Environments) -> float:

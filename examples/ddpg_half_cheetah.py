@@ -2,7 +2,6 @@
 
 import torch
 import typer
-from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
 from torchrl.collectors import Collector
@@ -29,7 +28,7 @@ from torchrl.modules import (
     ValueOperator,
 )
 
-from compiled_rl import DDPGLoss, SoftUpdate, ValueEstimators
+from compiled_rl import DDPGLoss, SoftUpdate, UpdateStep, ValueEstimators
 
 NAME, FRAME_SKIP, EPISODE = "HalfCheetah-v5", 2, 500
 TRAJECTORY, CROP, BATCH = 200, 25, 8  # a batch is so many pieces of so many steps
@@ -70,13 +69,16 @@ def make_networks(env: EnvBase) -> tuple[ProbabilisticActor, ValueOperator]:
     return actor, critic
 
 
-def make_optimizer(loss: DDPGLoss) -> torch.optim.Optimizer:
-    """The critic learns faster."""
-    return torch.optim.Adam(
-        [
-            {"params": loss.actor_network.parameters(), "lr": 3e-4},
-            {"params": loss.value_network.parameters(), "lr": 1e-3},
-        ]
+def make_update(loss: DDPGLoss, compile: bool) -> UpdateStep:
+    """The critic learns faster; the gradients of each network are bounded by themselves."""
+    actor = torch.optim.Adam(loss.actor_network.parameters(), lr=3e-4)
+    critic = torch.optim.Adam(loss.value_network.parameters(), lr=1e-3)
+    return UpdateStep(
+        loss,
+        [actor, critic],
+        max_grad_norm=10.0,
+        target_updater=SoftUpdate(loss, tau=0.005),
+        mode="default" if compile else "eager",
     )
 
 
@@ -87,19 +89,6 @@ def make_buffer(capacity: int) -> TensorDictReplayBuffer:
         batch_size=BATCH,
         transform=RandomCropTensorDict(CROP),
     )
-
-
-def learn(
-    loss: DDPGLoss, optimizer: torch.optim.Optimizer, updater: SoftUpdate, batch: TensorDictBase
-) -> None:
-    """One update. No gradient of one loss reaches the other's network: their sum will do."""
-    losses = loss(batch)
-    optimizer.zero_grad()
-    (losses["loss_actor"] + losses["loss_value"]).backward()
-    for network in (loss.actor_network, loss.value_network):
-        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-    optimizer.step()
-    updater.step()
 
 
 @torch.no_grad()
@@ -116,6 +105,7 @@ def main(
     updates: int = 100,
     seed: int = 0,
     report_every: int = 4_000,
+    compile: bool = True,
 ) -> float:
     """Train for so many frames, with so many updates a trajectory; give the last return."""
     torch.manual_seed(seed)
@@ -124,8 +114,7 @@ def main(
     actor, critic = make_networks(env)
     loss = DDPGLoss(actor, critic, delay_actor=True)
     loss.make_value_estimator(ValueEstimators.TDLambda, gamma=0.99, lmbda=0.5)
-    updater = SoftUpdate(loss, tau=0.005)
-    optimizer, buffer = make_optimizer(loss), make_buffer(frames)
+    update, buffer = make_update(loss, compile), make_buffer(frames)
     spec = actor.spec.clone()
     noise = OrnsteinUhlenbeckProcessModule(spec=spec, dt=1.0, annealing_num_steps=frames)
     collector = Collector(
@@ -142,7 +131,7 @@ def main(
         buffer.extend(trajectory.unsqueeze(0))
         noise.step(TRAJECTORY)
         for _ in range(updates if taken >= random_frames else 0):
-            learn(loss, optimizer, updater, buffer.sample())
+            update(buffer.sample())
         if taken % report_every == 0 or taken >= frames:
             reached = evaluate(other, actor)
             print(f"{taken:7,} frames  return {reached:7.1f}")

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,29 +15,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
-from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
 
 from compiled_rl import ClipPPOLoss, functional
 from compiled_rl.export import Report, to_onnx
-from examples.ppo_cartpole import Config, Progress, solved, train
+from examples.common import Progress
+from examples.ppo_cartpole import solved, train
 
 matplotlib.use("Agg")
 console = Console()
-
-
-class Mode(StrEnum):
-    """How the update runs."""
-
-    compiled = "compiled"
-    eager = "eager"
 
 
 def main(
     out: Path = Path("runs/demo"),
     steps: Annotated[int, typer.Option(min=1)] = 100_000,
     seed: int = 0,
-    mode: Mode = Mode.compiled,
+    compile: bool = True,
     resume: bool = False,
 ) -> None:
     """Train, export, prove, play; everything that is made goes to OUT."""
@@ -46,9 +37,8 @@ def main(
     checkpoint = out / "checkpoint.pt"
     if resume and not checkpoint.exists():
         raise typer.BadParameter(f"there is no {checkpoint} to go on from")
-    config = Config(total_steps=steps, seed=seed, mode=_possible(mode))
     try:
-        loss, history = _train(config, checkpoint, resume)
+        loss, history = _train(steps, seed, compile, checkpoint, resume)
         console.print(table(export(loss, history, out)))
         play(out / "policy.onnx")
     except KeyboardInterrupt:
@@ -57,17 +47,9 @@ def main(
         raise typer.Exit(130) from None
 
 
-def _possible(mode: Mode) -> str:
-    """Compiling takes a C++ compiler; without one the update runs eagerly, to the same numbers."""
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        console.print("There is no C++ compiler: the update runs eagerly, which takes longer.")
-        return Mode.eager.value
-    return mode.value
-
-
-def _train(config: Config, checkpoint: Path, resume: bool) -> tuple[ClipPPOLoss, list[Progress]]:
+def _train(
+    steps: int, seed: int, compile: bool, checkpoint: Path, resume: bool
+) -> tuple[ClipPPOLoss, list[Progress]]:
     columns = (
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -76,10 +58,11 @@ def _train(config: Config, checkpoint: Path, resume: bool) -> tuple[ClipPPOLoss,
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    console.print("Training ClipPPOLoss on CartPole-v1; the first update compiles.")
+    first = "; the first update compiles" if compile else ""
+    console.print(f"Training ClipPPOLoss on CartPole-v1{first}.")
     with Bar(*columns, console=console) as bar:
-        task = bar.add_task("train", total=config.total_steps, mean_return=0.0, rate=0.0)
-        loss, history = train(config, checkpoint, _follow(bar, task), resume)
+        task = bar.add_task("train", total=steps, mean_return=0.0, rate=0.0)
+        loss, history = train(steps, seed, compile, checkpoint, _follow(bar, task), resume)
     last = history[-1]
     verdict = "Solved" if solved(history) else "Stopped"
     console.print(f"{verdict} after {last.steps:,} steps, mean return {last.mean_return:.1f}.")

@@ -1,65 +1,60 @@
-"""PPO on CartPole-v1: collect, estimate, update, in one file."""
+"""PPO on CartPole-v1: collect, estimate, update, and go on after an interrupt, in one file."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Optional
 
 import gymnasium as gym
 import torch
+import typer
 from torch import nn
 
 from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import Categorical
-from compiled_rl.training import Collector, load_checkpoint, save_checkpoint
+from compiled_rl.training import Collector, UpdateEpochs, load_checkpoint, save_checkpoint
 from examples.common import (
     EPISODES,
+    Progress,
     estimate,
     is_solved,
     layers,
     make_envs,
     mean_return,
-    minibatches,
+    to_zero,
 )
 
-NAME = "CartPole-v1"
+NAME, ENVS, ROLLOUT, EPOCHS, MINIBATCH = "CartPole-v1", 8, 128, 10, 256
 
 
-class Config(NamedTuple):
-    """What may be varied."""
-
-    total_steps: int = 100_000
-    seed: int = 0
-    envs: int = 8
-    rollout: int = 128
-    epochs: int = 10
-    minibatch: int = 256
-    learning_rate: float = 1e-3
-    gamma: float = 0.99
-    lmbda: float = 0.95
-    mode: str = "default"
-
-
-class Progress(NamedTuple):
-    """Where training is: steps taken, and the mean return of the last 20 episodes."""
-
-    steps: int
-    mean_return: float
-
-
-def make_loss(config: Config) -> ClipPPOLoss:
+def make_loss(seed: int) -> ClipPPOLoss:
     """Policy and critic of two layers each, on one running normaliser."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     normalizer = ObservationNormalizer(4)
     policy = Policy(nn.Sequential(normalizer, *layers(4), nn.Linear(64, 2)), Categorical)
     critic = nn.Sequential(normalizer, *layers(4), ValueHead(64))
     loss = ClipPPOLoss(policy, critic, entropy_coeff=0.0, normalize_advantage=True)
-    loss.make_value_estimator(gamma=config.gamma, lmbda=config.lmbda)
-    return loss
+    return loss.make_value_estimator(gamma=0.99, lmbda=0.95)
+
+
+def make_update(
+    loss: ClipPPOLoss, steps: int, compile: bool, generator: torch.Generator
+) -> UpdateStep:
+    """Learning rate and clip bound go to zero while the steps are taken, in the same graph."""
+    return UpdateStep(
+        loss,
+        torch.optim.Adam(loss.parameters(), lr=1e-3, eps=1e-5),
+        max_grad_norm=0.5,
+        mode="default" if compile else "eager",
+        generator=generator,
+        rule=to_zero(steps * EPOCHS / MINIBATCH, learning_rate=1e-3, clip_epsilon=0.2),
+    )
 
 
 def train(
-    config: Config,
-    checkpoint: Path,
+    steps: int,
+    seed: int,
+    compile: bool,
+    checkpoint: Optional[Path] = None,
     on_progress: Callable[[Progress], None] = print,
     resume: bool = False,
 ) -> tuple[ClipPPOLoss, list[Progress]]:
@@ -68,24 +63,22 @@ def train(
     A checkpoint is written at the end, and when training is interrupted after its first rollout.
     With ``resume``, training goes on from the one that is there.
     """
-    loss = make_loss(config)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=config.learning_rate, eps=1e-5)
-    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode=config.mode)
-    collector = Collector(make_envs(NAME, config.envs), loss.actor_network, config.seed)
-    history = _load(checkpoint, loss, optimizer, collector) if resume else []
+    loss = make_loss(seed)
+    collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
+    update = make_update(loss, steps, compile, collector.generator)
+    learn = UpdateEpochs(update, epochs=EPOCHS, minibatch_size=MINIBATCH)
+    history = _load(checkpoint, update, collector) if checkpoint and resume else []
     try:
-        while not _finished(history, config, collector):
-            _anneal(loss, optimizer, config, history)
-            batch = estimate(loss, collector.collect(config.rollout))
-            pieces = minibatches(batch, config.minibatch, config.epochs, collector.generator)
-            for minibatch in pieces:
-                update(minibatch)
+        while not is_solved(NAME, collector) and (not history or history[-1].steps < steps):
+            batch = estimate(loss, collector.collect(ROLLOUT))
+            learn(batch)
             loss.actor_network.network[0].update(batch["observation"])
-            history.append(_progress(history, config, collector))
+            taken = (history[-1].steps if history else 0) + ENVS * ROLLOUT
+            history.append(Progress(taken, mean_return(collector)))
             on_progress(history[-1])
     finally:
-        if history:
-            _save(checkpoint, loss, optimizer, collector, history)
+        if checkpoint and history:
+            _save(checkpoint, update, collector, history)
     return loss, history
 
 
@@ -95,53 +88,36 @@ def solved(history: list[Progress]) -> bool:
     return bool(history) and history[-1].mean_return >= threshold
 
 
-def _anneal(
-    loss: ClipPPOLoss,
-    optimizer: torch.optim.Optimizer,
-    config: Config,
-    history: list[Progress],
-) -> None:
-    """Learning rate and clip bound go to zero linearly; neither recompiles the update."""
-    left = 1 - (history[-1].steps if history else 0) / config.total_steps
-    optimizer.param_groups[0]["lr"] = config.learning_rate * left
-    loss.clip_epsilon = 0.2 * left
-
-
-def _progress(history: list[Progress], config: Config, collector: Collector) -> Progress:
-    before = history[-1].steps if history else 0
-    return Progress(before + config.envs * config.rollout, mean_return(collector))
-
-
-def _finished(history: list[Progress], config: Config, collector: Collector) -> bool:
-    ended = bool(history) and history[-1].steps >= config.total_steps
-    return ended or is_solved(NAME, collector)
-
-
 def _save(
-    checkpoint: Path,
-    loss: ClipPPOLoss,
-    optimizer: torch.optim.Optimizer,
-    collector: Collector,
-    history: list[Progress],
+    checkpoint: Path, update: UpdateStep, collector: Collector, history: list[Progress]
 ) -> None:
     state = {
-        "loss": loss.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "update": update.state_dict(),
         "returns": collector.finished_returns[-EPISODES:],
         "history": [list(row) for row in history],
     }
     save_checkpoint(checkpoint, state)
 
 
-def _load(
-    checkpoint: Path, loss: ClipPPOLoss, optimizer: torch.optim.Optimizer, collector: Collector
-) -> list[Progress]:
+def _load(checkpoint: Path, update: UpdateStep, collector: Collector) -> list[Progress]:
     state = load_checkpoint(checkpoint)
-    loss.load_state_dict(state["loss"])
-    optimizer.load_state_dict(state["optimizer"])
+    update.load_state_dict(state["update"])
     collector.finished_returns += state["returns"]
     return [Progress(*row) for row in state["history"]]
 
 
+def main(
+    steps: int = 100_000,
+    seed: int = 0,
+    compile: bool = True,
+    checkpoint: Path = Path("runs/ppo_cartpole.pt"),
+    resume: bool = False,
+) -> Progress:
+    """Train, or go on; every rollout prints how far it is, and CHECKPOINT is what was trained."""
+    torch.set_num_threads(1)  # for networks this small a second thread only waits
+    _, history = train(steps, seed, compile, checkpoint, resume=resume)
+    return history[-1]
+
+
 if __name__ == "__main__":
-    train(Config(), Path("runs/ppo_cartpole.pt"))
+    typer.run(main)

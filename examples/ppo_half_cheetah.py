@@ -5,12 +5,11 @@ import typer
 from torch import nn
 
 from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
-from compiled_rl.functional import linear_schedule
 from compiled_rl.modules import ActionRescaler, Normal, StateIndependentScale
-from compiled_rl.training import Collector
-from examples.common import estimate, layers, make_envs, mean_return, minibatches
+from compiled_rl.training import Collector, UpdateEpochs
+from examples.common import estimate, layers, make_envs, mean_return, to_zero
 
-NAME, ENVS, ROLLOUT = "HalfCheetah-v5", 8, 256
+NAME, ENVS, ROLLOUT, EPOCHS, MINIBATCH = "HalfCheetah-v5", 8, 256, 10, 256
 OBSERVATION, ACTION = 17, 6
 
 
@@ -31,20 +30,25 @@ def make_loss(seed: int) -> ClipPPOLoss:
 
 def main(steps: int = 1_000_000, seed: int = 0, compile: bool = True) -> float:
     """Train for so many steps; print and return the mean return of the last 20 episodes."""
+    torch.set_num_threads(1)  # for networks this small a second thread only waits
     loss = make_loss(seed)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=3e-4, eps=1e-5)
-    update = UpdateStep(loss, optimizer, max_grad_norm=0.5, mode="default" if compile else "eager")
     collector = Collector(make_envs(NAME, ENVS), loss.actor_network, seed)
-    for taken in range(0, steps, ENVS * ROLLOUT):
-        left = torch.tensor(taken / steps)
-        optimizer.param_groups[0]["lr"] = float(linear_schedule(left, 3e-4, 0.0))
+    update = UpdateStep(
+        loss,
+        torch.optim.Adam(loss.parameters(), lr=3e-4, eps=1e-5),
+        max_grad_norm=0.5,
+        mode="default" if compile else "eager",
+        generator=collector.generator,
+        rule=to_zero(steps * EPOCHS / MINIBATCH, learning_rate=3e-4),
+    )
+    learn = UpdateEpochs(update, epochs=EPOCHS, minibatch_size=MINIBATCH)
+    for taken in range(ENVS * ROLLOUT, steps + ENVS * ROLLOUT, ENVS * ROLLOUT):
         batch = estimate(loss, collector.collect(ROLLOUT))
-        for minibatch in minibatches(batch, 256, 10, collector.generator):
-            metrics = update(minibatch)
+        metrics = learn(batch)
         loss.actor_network.network[0].update(batch["observation"])
-        if taken // (ENVS * ROLLOUT) % 20 == 19:
+        if taken // (ENVS * ROLLOUT) % 20 == 0:
             reached = f"return {mean_return(collector):7.1f}"
-            print(f"{taken:9,} steps  {reached}  kl {float(metrics['kl_approx']):.4f}")
+            print(f"{taken:9,} steps  {reached}  kl {float(metrics['kl_approx'].mean()):.4f}")
     print(f"mean return {mean_return(collector):.1f}")
     return mean_return(collector)
 

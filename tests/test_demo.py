@@ -12,7 +12,7 @@ import pytest
 
 from compiled_rl.export import OnnxModel
 from compiled_rl.training import load_checkpoint, save_checkpoint
-from examples.ppo_cartpole import Config, train
+from examples.ppo_cartpole import train
 
 ROOT = Path(__file__).parents[1]
 ARTEFACTS = {
@@ -45,7 +45,7 @@ def start(out: Path, *arguments: str) -> subprocess.Popen:
 
 
 def test_the_demo_end_to_end(tmp_path):
-    process = start(tmp_path, "--steps", "1024", "--mode", "eager")
+    process = start(tmp_path, "--steps", "1024", "--no-compile")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert {path.name for path in tmp_path.iterdir()} == ARTEFACTS
@@ -74,14 +74,13 @@ def test_an_interrupt_before_the_first_rollout_leaves_what_was_there(tmp_path):
 
 @pytest.mark.slow
 def test_a_solved_run_stays_solved_when_it_is_resumed(tmp_path):
-    config = Config(total_steps=2048, mode="eager")
     checkpoint = tmp_path / "checkpoint.pt"
-    train(config, checkpoint, lambda _: None)
+    train(2048, 0, False, checkpoint, lambda _: None)
     state = load_checkpoint(checkpoint)
     state["history"][-1] = [1024, 490.0]
     state["returns"] = [490.0] * 20
     save_checkpoint(checkpoint, state)
-    _, history = train(config, checkpoint, lambda _: None, resume=True)
+    _, history = train(2048, 0, False, checkpoint, lambda _: None, resume=True)
     assert [list(row) for row in history] == state["history"]
 
 
@@ -93,7 +92,7 @@ def test_resuming_from_nothing_is_refused(tmp_path):
 
 
 def test_an_interrupt_leaves_a_checkpoint_to_go_on_from(tmp_path):
-    process = start(tmp_path, "--steps", "1000000", "--mode", "eager")
+    process = start(tmp_path, "--steps", "1000000", "--no-compile")
     while "Training" not in process.stdout.readline():
         assert process.poll() is None
     time.sleep(3)  # several rollouts
@@ -103,7 +102,7 @@ def test_an_interrupt_leaves_a_checkpoint_to_go_on_from(tmp_path):
     assert "Go on from" in output
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
     before = load_checkpoint(tmp_path / "checkpoint.pt")["history"]
-    again = start(tmp_path, "--resume", "--steps", str(before[-1][0] + 512), "--mode", "eager")
+    again = start(tmp_path, "--resume", "--steps", str(before[-1][0] + 512), "--no-compile")
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     after = load_checkpoint(tmp_path / "checkpoint.pt")["history"]
