@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from compiled_rl.losses import LossModule
+from compiled_rl.training.numbers import put
 from compiled_rl.training.optimisers import Group, OptimiserState, Tensors
 
 # From the numbers that there are now, by name, and an update's metrics, to those that move.
@@ -43,7 +44,7 @@ class Coefficients:
         own = loss.named_buffers(recurse=False)
         self._names = [name for name, x in own if x.dim() == 0 and x.is_floating_point()]
         state = [[group.state() for group in groups]]
-        metrics = {name: torch.ones([]) for name in (*outputs, "grad_norm")}
+        metrics = {name: torch.ones([]) for name in outputs}
         self.moves = tuple(self._tried(self.now(state, torch.zeros([])), metrics))
 
     def now(self, state: Sequence[OptimiserState], updates: Tensor) -> Tensors:
@@ -54,10 +55,19 @@ class Coefficients:
 
     @torch.no_grad()
     def move_(self, state: Sequence[OptimiserState], updates: Tensor, metrics: Tensors) -> None:
-        """Write what the rule says to where the numbers are."""
+        """Write what the rule says to where the numbers are.
+
+        Raises:
+            ValueError: it moves others than it did at first.
+        """
         now = self.now(state, updates)
-        for name, x in self._rule(dict(now), metrics).items():
-            now[name].view(1).copy_(x)  # TorchDynamo loses what is copied to a float64 number
+        moved = {name: x.clone() for name, x in self._rule(dict(now), metrics).items()}
+        if tuple(moved) != self.moves:
+            raise ValueError(
+                f"UpdateStep: `rule` must move {self.moves} every time, got {tuple(moved)}; "
+                "return a number as it was where it stays"
+            )
+        put({name: now[name] for name in moved}, moved)
 
     def written(self) -> None:
         """Show the learning rates that have moved to the optimisers."""

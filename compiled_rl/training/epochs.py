@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compiled_rl.adapters import Data
 from compiled_rl.adapters.dispatch import TIME
+from compiled_rl.losses.arguments import check_range
 from compiled_rl.training.arguments import check_positive
 from compiled_rl.training.optimisers import Tensors
 from compiled_rl.training.update import UpdateStep
@@ -19,7 +20,7 @@ class UpdateEpochs:
         for each epoch:
             for each minibatch of a permutation of the rows:
                 step(minibatch)
-            stop if the mean of ``kl`` over the epoch is above ``target_kl``
+            stop if the mean of the steps' ``kl`` is above ``target_kl``
 
     The rows are those of the first axis: the steps of a flat batch ``[N, ...]``, or whole sequences
     ``[N, T, ...]``, which is what recurrent networks learn from. All minibatches are one graph, the
@@ -31,9 +32,9 @@ class UpdateEpochs:
         step: takes one step on a minibatch.
         epochs: how many passes, at least 1.
         minibatch_size: in rows, at least 1.
-        target_kl: bound on the mean of ``kl`` over an epoch, in nats, positive: there is no further
-            epoch behind one that is above. To look at it waits for the device once an epoch. None:
-            no bound.
+        target_kl: bound on the mean of the ``kl`` of an epoch's steps, in nats, positive: there is
+            no further epoch behind one that is above. To look at it waits for the device once an
+            epoch. None: no bound.
         kl: the metric that is bounded; ``"kl_approx"``, or ``"kl"`` of ``KLPENPPOLoss``.
 
     Raises:
@@ -59,10 +60,10 @@ class UpdateEpochs:
             )
         check_positive("UpdateEpochs", "epochs", epochs)
         check_positive("UpdateEpochs", "minibatch_size", minibatch_size)
-        if target_kl is not None and not target_kl > 0:
-            raise ValueError(f"UpdateEpochs: `target_kl` must be positive, got {target_kl!r}")
-        if target_kl is not None and kl not in step.loss.output_names:
-            raise ValueError(f"UpdateEpochs: `kl` must be in {step.loss.output_names}, got {kl!r}")
+        if target_kl is not None:
+            check_range("UpdateEpochs", "target_kl", target_kl, "positive", lambda x: x > 0)
+            if kl not in step.output_names:
+                raise ValueError(f"UpdateEpochs: `kl` must be in {step.output_names}, got {kl!r}")
         self.step, self.epochs, self.minibatch_size = step, epochs, minibatch_size
         self.target_kl, self.kl = target_kl, kl
 
@@ -83,6 +84,7 @@ class UpdateEpochs:
         """
         data = self.step.loss.inputs(batch, {})
         count = _rows(data)
+        self._check_estimated(data)
         orders = self._orders(count, permutation, next(iter(data.values())).device)
         taken: list[Tensors] = []
         for order in orders:
@@ -94,6 +96,20 @@ class UpdateEpochs:
         scalars = [name for name, x in taken[0].items() if x.dim() == 0]
         return {name: torch.stack([metrics[name] for metrics in taken]) for name in scalars}
 
+    def _check_estimated(self, data: Data) -> None:
+        """Refuse rows that are steps where an estimator would take them for time."""
+        loss = self.step.loss
+        keys, estimator = loss.tensor_keys, getattr(loss, "_value_estimator", None)
+        if estimator is None or not estimator.sequential or keys.get("advantage") in data:
+            return
+        reward = data.get(keys.get("reward", ""))
+        flat = reward is not None and reward.dim() - (reward.shape[-1] == 1) < 2
+        if flat or (TIME in data and data[TIME].dim() == 1):
+            raise ValueError(
+                "UpdateEpochs: `batch` must have `advantage` or rows that are sequences, got rows "
+                "that are steps, which an estimator would take for time"
+            )
+
     def _orders(self, count: int, permutation: Optional[Tensor], device: Any) -> Iterator[Tensor]:
         if permutation is None:
             generator = self.step.generator
@@ -101,12 +117,18 @@ class UpdateEpochs:
             for _ in range(self.epochs):
                 yield torch.randperm(count, generator=generator, device=where).to(device)
             return
-        if permutation.shape != (self.epochs, count) or permutation.dtype != torch.int64:
+        x = torch.as_tensor(permutation, device=device)
+        if x.shape != (self.epochs, count) or x.dtype != torch.int64:
             raise ValueError(
                 f"UpdateEpochs: `permutation` must be torch.int64 of shape {[self.epochs, count]}, "
-                f"got {permutation.dtype} of shape {list(permutation.shape)}"
+                f"got {x.dtype} of shape {list(x.shape)}"
             )
-        yield from permutation
+        if not bool((x.sort(-1).values == torch.arange(count, device=device)).all()):
+            raise ValueError(
+                f"UpdateEpochs: `permutation` must have each of the {count} rows once an epoch, "
+                f"got others, from {int(x.min())} to {int(x.max())}"
+            )
+        yield from x
 
     def _minibatches(self, data: Data, order: Tensor) -> Iterator[Data]:
         """Views of the rows in that order: they are gathered once an epoch."""

@@ -20,6 +20,8 @@ class Structure:
     def __init__(self, owner: str, module: nn.Module) -> None:
         self.owner, self._module = owner, module
         modules = list(module.modules())
+        self._modules = modules
+        self._kinds = _kinds(modules)
         # Lists of them, not of pairs: comparing two takes a microsecond, and is done every call.
         self._children: list[Any] = [m._modules for m in modules]
         self._children_before = [dict(children) for children in self._children]
@@ -34,8 +36,11 @@ class Structure:
 
     @property
     def rebuilt(self) -> bool:
-        """Whether some module has other children."""
-        return self._children != self._children_before
+        """Whether some module has other children, another class, or more attributes or tensors.
+
+        Attributes are how a method is patched: ``network.forward = function``.
+        """
+        return self._children != self._children_before or _kinds(self._modules) != self._kinds
 
     def check_modules(self) -> None:
         """Refuse another module where there was one that holds tensors, or takes one's place.
@@ -79,6 +84,10 @@ class Structure:
                     f"{self.owner}: the parameter `{name}` {was} was replaced after the step was "
                     "made; make the step again"
                 )
+
+
+def _kinds(modules: list[nn.Module]) -> list[Any]:
+    return [(type(m), len(m.__dict__), len(m._parameters), len(m._buffers)) for m in modules]
 
 
 def _holders(module: nn.Module) -> dict[str, nn.Module]:

@@ -1,5 +1,6 @@
 """Numbers that a graph reads and a user sets: one tensor each, so that no value compiles anew."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -30,3 +31,19 @@ class Number:
         number = float(self.tensor)
         self._held = number
         return number
+
+
+def writable(x: Tensor) -> Tensor:
+    """What to write to in the place of ``x``.
+
+    TorchDynamo loses what is written to a float64 number when it traces once more.
+    """
+    x = x.detach()
+    return x.view(1) if x.dim() == 0 else x
+
+
+def put(tensors: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+    """Write what is new to where it was."""
+    for name, tensor in tensors.items():
+        if name in new and new[name] is not tensor:
+            writable(tensor).copy_(new[name])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from compiled_rl.training.numbers import Number
+from compiled_rl.training.numbers import Number, writable
 from compiled_rl.training.rules import RULES, Lists, Options
 
 Tensors = dict[str, Tensor]
@@ -46,8 +46,11 @@ class Group:
         """The optimiser's own tensors, made now if it has taken no step yet."""
         group = self._optimizer.param_groups[self._index]
         self._check_unchanged(group)
-        if not self._owned or self._optimizer.state.get(self._params[0]) is not self._owned[0]:
-            self._owned = [self._made(p) for p in self._params]  # or a state dict was loaded
+        state = self._optimizer.state
+        if not all(state.get(p) is own for p, own in zip(self._params, self._owned, strict=False)):
+            self._owned = []  # a state dict was loaded, or something was reset
+        if not self._owned:
+            self._owned = [self._made(p) for p in self._params]
         slots = {name: [own[name] for own in self._owned] for name in self._slots}
         return GroupState(self._rate.holding(group["lr"]), slots)
 
@@ -108,17 +111,17 @@ class Optimiser:
         self.groups = [Group(optimizer, k, names) for k in range(len(optimizer.param_groups))]
         self._rule = RULES[type(optimizer)].step
         members = [p for group in optimizer.param_groups for p in group["params"]]
-        self._members = {names[p]: p for p in members}
+        self.members = {names[p]: p for p in members}
 
     @property
     def names(self) -> list[str]:
         """Of all its parameters."""
-        return list(self._members)
+        return list(self.members)
 
     @property
     def params(self) -> Tensors:
         """The parameters that may move: those that are not frozen now."""
-        return {name: p for name, p in self._members.items() if p.requires_grad}
+        return {name: p for name, p in self.members.items() if p.requires_grad}
 
     def state(self) -> OptimiserState:
         """The optimiser's own tensors, made now if it has taken no step yet.
@@ -139,10 +142,10 @@ class Optimiser:
         for group, held in zip(self.groups, state, strict=True):
             moved = [k for k, name in enumerate(group.names) if name in grads]
             if moved:
-                values = [_writable(params[group.names[k]]) for k in moved]
-                given = [_writable(grads[group.names[k]]) for k in moved]
+                values = [writable(params[group.names[k]]) for k in moved]
+                given = [writable(grads[group.names[k]]) for k in moved]
                 slots = {
-                    slot: [xs[k] if slot == "step" else _writable(xs[k]) for k in moved]
+                    slot: [xs[k] if slot == "step" else writable(xs[k]) for k in moved]
                     for slot, xs in held.slots.items()
                 }
                 self._rule(group.options, values, given, slots, held.learning_rate)
@@ -168,12 +171,6 @@ def optimisers_of(
     for each in optimizers:
         each._opt_called = True  # type: ignore[attr-defined]  # schedulers look for it
     return made
-
-
-def _writable(x: Tensor) -> Tensor:
-    """What to write to in its place: TorchDynamo loses what is written to a float64 number."""
-    x = x.detach()
-    return x.view(1) if x.dim() == 0 else x
 
 
 def _rate_of(params: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """The update as a pure function: gradients, clipping, optimisers, target networks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Optional
 
 import torch
@@ -99,10 +99,12 @@ class Update:
             first = next(iter(placed.values()))
             with torch.autocast(first.device.type, self._autocast, cache_enabled=False):
                 outputs = call_with(*call)
-        if self._kept is None:
-            return outputs
         # What is not returned is not computed in a compiled graph.
-        return {name: x for name, x in outputs.items() if name in self._kept}
+        return {name: outputs[name] for name in self.kept(outputs)}
+
+    def kept(self, outputs: Iterable[str]) -> list[str]:
+        """Of the loss's outputs, those that are returned."""
+        return [name for name in outputs if self._kept is None or name in self._kept]
 
     @torch.no_grad()
     def move_(self, params: Tensors, state: State, targets: Tensors, grads: Tensors) -> Tensor:

@@ -35,7 +35,7 @@ def _adam(
         slots.get("max_exp_avg_sq", []),
         slots["step"],
         foreach=False,
-        fused=_in_one_kernel(params),
+        fused=_in_one_kernel(params, grads, slots),
         decoupled_weight_decay=options["decoupled_weight_decay"],
         amsgrad=options["amsgrad"],
         beta1=beta1,
@@ -60,7 +60,7 @@ def _sgd(
         grads,
         slots.get("momentum_buffer", none),
         foreach=False,
-        fused=_in_one_kernel(params),
+        fused=_in_one_kernel(params, grads, slots),
         weight_decay=options["weight_decay"],
         momentum=options["momentum"],
         lr=rate,  # type: ignore[arg-type]  # torch takes a tensor, as Adam does
@@ -88,7 +88,7 @@ def _rmsprop(
         slots.get("grad_avg", []),
         slots.get("momentum_buffer", []),
         slots["step"],
-        foreach=_in_one_kernel(params),
+        foreach=_in_one_kernel(params, grads, slots),
         lr=1.0,
         alpha=options["alpha"],
         eps=options["eps"],
@@ -105,10 +105,20 @@ def _rmsprop_slots(group: Mapping[str, Any]) -> list[str]:
     return ["step", "square_avg"] + ["momentum_buffer"] * momentum + ["grad_avg"] * centered
 
 
-def _in_one_kernel(params: list[Tensor]) -> bool:
-    """Whether torch's own kernel of all parameters is taken: not where a graph is made of it."""
-    traced = torch.compiler.is_compiling() or get_proxy_mode() is not None
-    return not traced and params[0].device.type in ("cpu", "cuda")
+def _in_one_kernel(params: list[Tensor], grads: list[Tensor], slots: Lists) -> bool:
+    """Whether torch's own kernel of all parameters is taken: not where a graph is made of it.
+
+    It reads memory in order, so all must be laid out as the parameters are.
+    """
+    if torch.compiler.is_compiling() or get_proxy_mode() is not None:
+        return False
+    others = [grads, *[xs for name, xs in slots.items() if name != "step"]]
+    alike = all(
+        x.stride() == p.stride() and x.shape == p.shape
+        for xs in others
+        for x, p in zip(xs, params, strict=True)
+    )
+    return alike and params[0].device.type in ("cpu", "cuda")
 
 
 _ADAM = Rule(_adam, _adam_slots)

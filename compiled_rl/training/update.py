@@ -7,7 +7,6 @@ from typing import Any, Optional
 import torch
 from torch import Generator, Tensor
 from torch._dynamo.exc import TorchDynamoException
-from torch.nn.modules.conv import _ConvNd
 
 from compiled_rl.adapters import Data
 from compiled_rl.losses import LossModule
@@ -15,6 +14,7 @@ from compiled_rl.training import arguments
 from compiled_rl.training.coefficients import Coefficients, Rule
 from compiled_rl.training.compiled import Graphs, Mode, obstacle_to_compiling
 from compiled_rl.training.fresh import Structure
+from compiled_rl.training.numbers import put
 from compiled_rl.training.optimisers import Tensors, optimisers_of
 from compiled_rl.training.pure import State, Update, global_norm, networks
 from compiled_rl.training.state import load_state, state_of
@@ -37,13 +37,14 @@ class UpdateStep:
             those of the parameters do not run.
         max_grad_norm: bound on the global norm of the gradients of an optimiser's own parameters,
             positive; None: no bound.
-        mode: how it runs; the numbers are the same. ``"default"`` compiles, and runs eagerly, with
-            a warning, where there is no C++ compiler or a ``torch.nn.GRU``, which TorchDynamo does
-            not trace; ``modules.GRU`` it does. ``"reduce-overhead"`` records CUDA graphs, of which
-            the metrics are copied, so that they may be kept; on CPU it is the same as the default.
-            ``"max-autotune"`` also tries several kernels, where it can. ``"eager"`` is for a
-            debugger. Hooks of all modules, torch's ``register_module_forward_hook``, are run by a
-            compiled step only if they were there at its first call.
+        mode: how it runs; the numbers are the same to rounding. ``"default"`` compiles, and runs
+            eagerly, with a warning, where there is no C++ compiler or a ``torch.nn.GRU``, which
+            TorchDynamo does not trace; ``modules.GRU`` it does. ``"reduce-overhead"`` records CUDA
+            graphs, of which the metrics are copied, so that they may be kept; on CPU it is the same
+            as the default. ``"max-autotune"`` also tries several kernels, where it can.
+            ``"eager"`` is for a debugger. Hooks of all modules, torch's
+            ``register_module_forward_hook``, are run by a compiled step only if they were there at
+            its first call.
         target_updater: a ``SoftUpdate`` or ``HardUpdate`` of this loss, whose step is taken in the
             same graph, after the optimisers'; its ``counter`` stays the truth.
         generator: what the noise is drawn from; None: torch's own.
@@ -53,15 +54,18 @@ class UpdateStep:
             one loss train critics more often than the actor and the targets.
         accumulate: how many calls give one step of the optimisers and of the targets: by the mean
             of their gradients, or by the sum where the loss's reduction is that. As many pieces of
-            one size are then one batch, of which less is in memory at a time.
+            one size are then one batch, of which less is in memory at a time; under a mask, pieces
+            with as many valid steps. What a loss moves itself, such as ``beta`` of
+            ``KLPENPPOLoss``, it moves at every call.
         autocast: ``torch.bfloat16``: networks compute in it; parameters, gradients, what is summed
             and the optimisers keep their precision. None: they compute in that, too.
         rule: moves coefficients and learning rates in the same graph, after the targets: a function
             of two dicts of tensors to one. The first has the loss's 0-d floating-point buffers by
             name, ``learning_rate`` (of several groups ``learning_rate_0``, ...), and ``updates``,
-            the steps that were taken; the second is the metrics. It returns those that change. It
-            is called once when the step is made, with metrics of one. A learning rate that is a
-            float is read back after every call; one that is a tensor need not be waited for.
+            the steps that were taken; the second is the metrics. It returns those that change, the
+            same names every time. It is called once when the step is made, with metrics of one. A
+            learning rate that is a float is read back after every call; one that is a tensor need
+            not be waited for.
 
     Raises:
         TypeError: an optimiser is of a class without a pure form, ``target_updater`` is none, or
@@ -91,9 +95,9 @@ class UpdateStep:
         arguments.check_updater(loss, target_updater)
         arguments.check_outputs(loss, minimise)
         self.loss, self.optimizer, self.generator = loss, optimizer, generator
-        self.target_updater, self.accumulate = target_updater, accumulate
+        self.target_updater = target_updater
         self._outputs = loss.output_names
-        self._options = {
+        self._options: dict[str, Any] = {
             "max_grad_norm": max_grad_norm,
             "mode": mode,
             "minimise": minimise,
@@ -107,10 +111,13 @@ class UpdateStep:
         self._update = Update(loss, self._optimisers, max_grad_norm, move, minimise, autocast)
         first = next(iter(self._params.values()))
         self.updates = torch.zeros([], dtype=torch.int64, device=first.device)
-        self._gathered: Tensors = {}
+        # Of all that an optimiser has, also of what is frozen now.
+        learned = {k: p for each in self._optimisers for k, p in each.members.items()}
+        kept = learned if accumulate > 1 else {}
+        self._gathered = {k: torch.zeros_like(p, requires_grad=False) for k, p in kept.items()}
         self._calls = 0
         groups = [group for each in self._optimisers for group in each.groups]
-        outputs = loss.output_names
+        outputs = self.output_names
         self._coefficients = None if rule is None else Coefficients(loss, groups, rule, outputs)
         self._structure = Structure("UpdateStep", loss)
         self._statistics = statistics_of(loss)
@@ -134,8 +141,18 @@ class UpdateStep:
                 stacklevel=3,
             )
             return None
-        convolves = any(isinstance(part, _ConvNd) for part in self.loss.modules())
-        return Graphs(self._apply, mode, on_cpu, convolves)
+        return Graphs(self._apply, self.loss, mode, on_cpu)
+
+    @property
+    def accumulate(self) -> int:
+        """How many calls give one step."""
+        count: int = self._options["accumulate"]
+        return count
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What a call returns."""
+        return (*self._update.kept(self.loss.output_names), "grad_norm")
 
     @property
     def _params(self) -> Tensors:
@@ -160,33 +177,34 @@ class UpdateStep:
         noise = self.loss.draw_noise(data, self.generator)
         last = self._calls + 1 == self.accumulate
         metrics = self._run(data, noise, last)
-        self._calls = 0 if last else self._calls + 1
-        if last and self.target_updater is not None:
-            self.target_updater.advance()
-        if last and self._coefficients is not None:
-            self._coefficients.written()
+        self._calls += 1
+        if last:
+            self._finish()
         return metrics
+
+    def _finish(self) -> None:
+        """What a step leaves to Python."""
+        self._calls = 0
+        for name in self._gathered.keys() - self._params.keys():
+            self._gathered[name].zero_()  # it was frozen after a call had gathered
+        if self.target_updater is not None:
+            self.target_updater.advance()
+        if self._coefficients is not None:
+            self._coefficients.written()
 
     def _run(self, data: Data, noise: Data, last: bool) -> Tensors:
         params, state = self._params, [optimiser.state() for optimiser in self._optimisers]
         targets = {} if self.target_updater is None else self.target_updater.targets()
-        held = {} if self.accumulate == 1 else self._held(params)
+        held = {name: self._gathered[name] for name in params if name in self._gathered}
         inputs = (params, state, targets, held, data, noise, self.updates, last)
         if self._graphs is None:
             return self._apply_or_undo(*inputs)
-        moved = [*params.values(), *_tensors_of(state), *targets.values(), *held.values()]
-        moved.append(self.updates)
+        others = [*_tensors_of(state), *targets.values(), *held.values(), self.updates]
         try:
             with self._tracing:
-                return self._graphs(moved, *inputs)
+                return self._graphs(params, others, *inputs)
         except TorchDynamoException as error:
             raise (self._eager_error(data) or error) from None
-
-    def _held(self, params: Tensors) -> Tensors:
-        """The gradients that were accumulated."""
-        for name in params.keys() - self._gathered.keys():
-            self._gathered[name] = torch.zeros_like(params[name], requires_grad=False)
-        return {name: self._gathered[name] for name in params}
 
     @torch.no_grad()
     def _eager_error(self, data: Data) -> Optional[Exception]:
@@ -240,12 +258,12 @@ class UpdateStep:
             if held:
                 grads = self._accumulated(held, grads)
             if not last:
-                _put(held, grads)
+                put(held, grads)
                 return {**metrics, "grad_norm": global_norm(grads, next(iter(params.values())))}
             moved = dict(targets)
             metrics["grad_norm"] = self._update.move_(params, state, moved, grads)
-            _put(networks(targets), moved)
-            _put(held, {name: torch.zeros_like(x) for name, x in held.items()})
+            put(networks(targets), moved)
+            put(held, {name: torch.zeros_like(x) for name, x in held.items()})
             updates.add_(1)
             if self._coefficients is not None:
                 self._coefficients.move_(state, updates, metrics)
@@ -256,7 +274,7 @@ class UpdateStep:
         return {name: held[name] + share * grad for name, grad in grads.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run goes on from: ``save_checkpoint`` writes it.
+        """All that a run goes on from, copied: ``save_checkpoint`` writes it.
 
         It has the state dicts of the loss (networks, frozen copies, normalisers, coefficients), of
         the optimisers and of the target updater, how many steps were taken, what was accumulated,
@@ -286,11 +304,3 @@ def _tensors_of(state: State) -> Iterator[Tensor]:
             yield group.learning_rate
             for tensors in group.slots.values():
                 yield from tensors
-
-
-def _put(tensors: Tensors, new: Tensors) -> None:
-    for name, tensor in tensors.items():
-        if name in new and new[name] is not tensor:
-            # TorchDynamo drops a `copy_` into a float64 number when it traces once more.
-            where = tensor.view(1) if tensor.dim() == 0 else tensor
-            where.copy_(new[name])

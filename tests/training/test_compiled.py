@@ -58,6 +58,45 @@ def test_attributes_of_a_users_module_are_noticed(counted):
     assert_is_eager(loss, step, data)
 
 
+class Listed(nn.Module):
+    """What it computes with stands outside of the module tree, and is of torch's own classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.activations = nn.Linear(OBSERVATION, 8), [nn.Tanh()]
+        self.transform = torch.distributions.transforms.TanhTransform()
+
+    def forward(self, x):
+        y = self.transform(self.activations[0](self.linear(x)))
+        return y * 2 if hasattr(self.linear, "doubled") else y
+
+
+@pytest.mark.slow
+def test_what_is_of_torchs_classes_is_noticed(counted):
+    network = Listed()
+    loss, step = learner(network)
+    data = data_of()
+    assert_is_eager(loss, step, data)
+    network.activations[0] = nn.ReLU()
+    assert_is_eager(loss, step, data)
+    network.transform = torch.distributions.transforms.SigmoidTransform()
+    assert_is_eager(loss, step, data)
+    network.linear.doubled = True
+    assert_is_eager(loss, step, data)
+    network.linear.forward = lambda x: x.repeat_interleave(2, -1)[..., :8]
+    assert_is_eager(loss, step, data)
+
+
+@pytest.mark.slow
+def test_parameters_may_be_laid_out_anew():
+    """By Inductor's code, which would read memory in the order of before."""
+    loss, step = learner(nn.Linear(OBSERVATION, 8))
+    data, weight = data_of(), loss.actor_network.network[0].weight
+    assert_is_eager(loss, step, data)
+    weight.data = weight.data.t().contiguous().t()
+    assert_is_eager(loss, step, data)
+
+
 def test_the_mode_of_the_networks_is_noticed(counted):
     network = nn.Sequential(nn.Linear(OBSERVATION, 8), nn.BatchNorm1d(8, momentum=0.0))
     loss, step = learner(network)
@@ -115,6 +154,49 @@ def test_an_optimisers_state_may_be_another(forget, counted):
 
 
 NEW: list = []
+
+
+@pytest.mark.parametrize("mode", ["eager", "default"])
+def test_the_state_of_one_parameter_may_be_reset(mode, counted):
+    """A layer that starts anew; torch's own step makes its moments anew, too."""
+    one = made("ddpg")
+    step = one.step(mode=mode)
+    for k in range(3):
+        step(steps(4, k))
+    adam = one.optimizers[0]
+    last = adam.param_groups[0]["params"][-1]
+    adam.state.pop(last)
+    step(steps(4, 3))
+    assert adam.state[last]["step"] == 1
+    assert adam.state[adam.param_groups[0]["params"][0]]["step"] == 4
+
+
+class Laid(nn.Module):
+    """Gradients of its parameters are laid out otherwise than they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 8 * OBSERVATION).view(8, OBSERVATION))
+        self.shift = nn.Parameter(torch.linspace(-1, 1, 5))
+
+    def forward(self, x):
+        return torch.einsum("...i,oi->...o", x, self.weight) * self.shift.sum()
+
+
+@pytest.mark.parametrize("optimiser", ["Adam", "RMSprop", "SGD"])
+def test_gradients_may_be_laid_out_otherwise(optimiser):
+    """Torch's fused kernels read them in order, and beyond the end of an expanded one."""
+    loss = learner(Laid(), "eager")[0].double()
+    losses = [loss, copy.deepcopy(loss)]
+    makers = [getattr(torch.optim, optimiser)(loss.parameters(), lr=1e-2) for loss in losses]
+    step, data = UpdateStep(losses[0], makers[0], mode="eager"), data_of(dtype=torch.float64)
+    for _ in range(3):
+        step(data)
+        outputs = losses[1](data)
+        makers[1].zero_grad()
+        sum(outputs[name] for name in losses[1].minimised).backward()
+        makers[1].step()
+    torch.testing.assert_close(tensors(losses[0]), tensors(losses[1]), rtol=1e-10, atol=1e-10)
 
 
 def test_strides_of_a_state_are_noticed(counted):

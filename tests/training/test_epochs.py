@@ -147,7 +147,7 @@ def test_the_rows_of_a_recurrent_minibatch_are_whole_sequences(mode, counted):
 REFUSED = [
     ({"epochs": 0}, "`epochs` must be an integer of at least 1, got 0"),
     ({"minibatch_size": 2.0}, "`minibatch_size` must be an integer of at least 1, got 2.0"),
-    ({"target_kl": 0.0}, "`target_kl` must be positive, got 0.0"),
+    ({"target_kl": 0.0}, "`target_kl` must be positive, got 0"),
     ({"target_kl": 0.1, "kl": "k"}, r"`kl` must be in \('loss_objective'.*, got 'k'"),
 ]
 
@@ -164,6 +164,27 @@ def test_what_is_no_step_is_refused():
         UpdateEpochs(nn.Linear(1, 1), epochs=1, minibatch_size=1)
 
 
+def test_steps_without_advantage_are_refused():
+    """An estimator would take the shuffled rows for time."""
+    _, step = learner()
+    data = make_data(plain_networks("normal")[0], (16,)).exclude("advantage", "value_target")
+    for batch in (data, as_keywords(data)):
+        with pytest.raises(ValueError, match=r"`batch` must have `advantage` or rows that are seq"):
+            UpdateEpochs(step, epochs=1, minibatch_size=8)(batch)
+    rows = make_data(plain_networks("normal")[0], (4, 6)).exclude("advantage", "value_target")
+    for batch in (rows, as_keywords(rows)):
+        metrics = UpdateEpochs(step, epochs=1, minibatch_size=2)(batch)
+        assert metrics["loss_critic"].isfinite().all()
+
+
+def test_a_metric_that_the_step_leaves_out_bounds_nothing():
+    loss, _ = learner()
+    sgd = torch.optim.SGD(loss.parameters())
+    step = UpdateStep(loss, sgd, mode="eager", minimise=["loss_objective"])
+    with pytest.raises(ValueError, match=r"`kl` must be in .*grad_norm.*, got 'kl_approx'"):
+        UpdateEpochs(step, epochs=1, minibatch_size=8, target_kl=0.1)
+
+
 def test_bad_batches_are_refused_before_anything_moves():
     loss, step = learner()
     epochs = UpdateEpochs(step, epochs=2, minibatch_size=8)
@@ -173,6 +194,9 @@ def test_bad_batches_are_refused_before_anything_moves():
         epochs(data | {"action": data["action"][:9]})
     with pytest.raises(ValueError, match=r"must have the same rows, at least one"):
         epochs({k: x[:0] for k, x in data.items()})
+    twice = torch.zeros(2, 16, dtype=torch.int64)
+    with pytest.raises(ValueError, match="must have each of the 16 rows once an epoch, got others"):
+        epochs(data, twice)
     for order in (torch.randperm(16)[None], torch.rand(2, 16)):
         with pytest.raises(ValueError, match=r"must be torch.int64 of shape \[2, 16\], got torch"):
             epochs(data, order)

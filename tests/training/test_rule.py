@@ -87,6 +87,38 @@ def test_rates_of_several_optimisers_have_numbers(mode, counted):
     assert after == [before[0], pytest.approx(before[1] / 4)]
 
 
+def test_numbers_may_be_returned_as_they_are_or_change_places():
+    def rule(now, metrics):
+        stays = {"learning_rate": now["learning_rate"]}
+        return stays | {"clip_epsilon": now["entropy_coeff"], "entropy_coeff": now["clip_epsilon"]}
+
+    loss, adam, step = learner(rule)
+    data = make_data(plain_networks("normal")[0], (8,))
+    before = (float(loss.clip_epsilon), float(loss.entropy_coeff))
+    step(data)
+    assert (float(loss.entropy_coeff), float(loss.clip_epsilon)) == before
+    assert adam.param_groups[0]["lr"] == pytest.approx(1e-2)
+
+
+def test_other_names_than_at_first_are_refused():
+    def rule(now, metrics):
+        return {"clip_epsilon": now["clip_epsilon"] / 2} if now["updates"] < 2 else {}
+
+    loss, _, step = learner(rule)
+    data = make_data(plain_networks("normal")[0], (8,))
+    step(data)
+    with pytest.raises(
+        ValueError, match=r"`rule` must move \('clip_epsilon',\) every time, got \(\)"
+    ):
+        step(data)
+
+
+def test_a_rule_gets_the_metrics_that_are_returned():
+    loss, adam, _ = learner(None)
+    with pytest.raises(KeyError, match="kl_approx"):
+        UpdateStep(loss, adam, mode="eager", minimise=["loss_critic"], rule=adapt)
+
+
 REFUSED = [
     ("fast", TypeError, "`rule` must be a function or None, got 'fast'"),
     (lambda now, metrics: 1.0, TypeError, "`rule` must return a dict of 0-d tensors, got 1.0"),
