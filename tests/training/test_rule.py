@@ -104,7 +104,7 @@ def test_other_names_than_at_first_are_refused():
     def rule(now, metrics):
         return {"clip_epsilon": now["clip_epsilon"] / 2} if now["updates"] < 2 else {}
 
-    loss, _, step = learner(rule)
+    _, _, step = learner(rule)
     data = make_data(plain_networks("normal")[0], (8,))
     step(data)
     with pytest.raises(
