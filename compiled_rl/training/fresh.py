@@ -36,11 +36,16 @@ class Structure:
 
     @property
     def rebuilt(self) -> bool:
+        """Whether some module has other children."""
+        return self._children != self._children_before
+
+    @property
+    def changed(self) -> bool:
         """Whether some module has other children, another class, or more attributes or tensors.
 
         Attributes are how a method is patched: ``network.forward = function``.
         """
-        return self._children != self._children_before or _kinds(self._modules) != self._kinds
+        return self.rebuilt or _kinds(self._modules) != self._kinds
 
     def check_modules(self) -> None:
         """Refuse another module where there was one that holds tensors, or takes one's place.

@@ -232,7 +232,7 @@ class UpdateStep:
         if self.loss.output_names is not self._outputs:
             arguments.check_outputs(self.loss, self._options["minimise"])
             self._outputs = self.loss.output_names
-        if self._structure.rebuilt:
+        if self._structure.changed:
             self.loss.check_fresh()  # it knows what else matters, but takes its time
             self._structure.check_modules()
             self._structure = Structure("UpdateStep", self.loss)

@@ -65,11 +65,11 @@ class TargetNetUpdater:
         moving.sort(key=lambda pair: not pair.has_mean)
         self._pairs, self._averaged = moving, sum(pair.has_mean for pair in moving)
         self._places = [(p.target_place, p.source_place) for p in moving]
-        self._structure = Structure(self.name, self.loss_module)
         if isinstance(self.loss_module, LossModule):
             self.loss_module.targets_follow()
         associated = getattr(self.loss_module, "_has_update_associated", {})
         associated.update(dict.fromkeys(associated, True))  # TorchRL's losses warn without
+        self._structure = Structure(self.name, self.loss_module)
         self.initialized = True
 
     def step(self) -> None:
