@@ -10,7 +10,7 @@ from compiled_rl.training import Environments
 from examples.common import is_solved, make_envs, mean_return
 from examples.replay import Replay, evaluate
 
-NAME, ENVS, ROUND, UPDATES, BATCH, LEARNING_RATE = "CartPole-v1", 8, 32, 128, 128, 2.5e-4
+NAME, ENVS, ROUND, UPDATES, BATCH, LEARNING_RATE = "CartPole-v1", 8, 32, 128, 128, 1e-3
 
 
 def make_loss(seed: int) -> DQNLoss:
@@ -41,7 +41,7 @@ def main(steps: int = 100_000, seed: int = 0, compile: bool = True) -> float:
         optimizer,
         max_grad_norm=10.0,
         mode="default" if compile else "eager",
-        target_updater=SoftUpdate(loss, tau=0.02),
+        target_updater=SoftUpdate(loss, tau=0.005),
     )
     policy, generator = QPolicy(loss.value_network), Generator().manual_seed(seed)
     envs, replay, taken = Environments(make_envs(NAME, ENVS), seed), Replay(steps), 0

@@ -37,7 +37,9 @@ class GRU(nn.Module):
             ValueError: ``is_init`` does not fit.
         """
         batch = features.shape[:-1]
-        if is_init.shape not in (batch, (*batch, 1)) or is_init.dtype != torch.bool:
+        # Not `in`: TorchDynamo decides it wrongly for sizes that it keeps symbolic.
+        fits = is_init.shape == batch or is_init.shape == (*batch, 1)
+        if not fits or is_init.dtype != torch.bool:
             raise ValueError(
                 f"GRU: `is_init` must be torch.bool of shape {list(batch)} or {[*batch, 1]}, "
                 f"got {is_init.dtype} of shape {list(is_init.shape)}"

@@ -144,6 +144,17 @@ def test_the_rows_of_a_recurrent_minibatch_are_whole_sequences(mode, counted):
     assert mode == "eager" or counted.count <= 2  # the last sequence is alone
 
 
+def test_sequences_compile_after_another_step_has_made_sizes_symbolic(counted):
+    """TorchDynamo remembers shapes of the function that all steps share."""
+    loss, flat = learner("default")
+    flat(make_data(loss.actor_network, (32,)))
+    keys = ("observation", "is_init")
+    policy = Policy(Reads(Recurrent(2), *keys), Categorical)
+    recurrent = ClipPPOLoss(policy, Reads(Recurrent(1), *keys))
+    step = UpdateStep(recurrent, torch.optim.SGD(recurrent.parameters(), lr=0.1))
+    assert step(sequences(6, 3))["loss_critic"].isfinite()
+
+
 REFUSED = [
     ({"epochs": 0}, "`epochs` must be an integer of at least 1, got 0"),
     ({"minibatch_size": 2.0}, "`minibatch_size` must be an integer of at least 1, got 2.0"),
