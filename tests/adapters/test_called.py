@@ -134,9 +134,10 @@ def test_copies_and_functional_calls(kind):
     with torch.no_grad():
         for p in loss.parameters():
             p.mul_(2)
-    assert torch.equal(total(loss(data)), total(changed))
+    # Not to the bit: some processors sum in another order where tensors begin elsewhere in memory.
+    torch.testing.assert_close(total(loss(data)), total(changed))
     for twin in copies:
-        assert torch.equal(total(twin(data)), expected)
+        torch.testing.assert_close(total(twin(data)), expected)
 
 
 @pytest.mark.parametrize(
