@@ -62,7 +62,7 @@ class Coefficients:
         """
         now = self.now(state, updates)
         moved = {name: x.clone() for name, x in self._rule(dict(now), metrics).items()}
-        if tuple(moved) != self.moves:
+        if sorted(moved) != sorted(self.moves):
             raise ValueError(
                 f"UpdateStep: `rule` must move {self.moves} every time, got {tuple(moved)}; "
                 "return a number as it was where it stays"

@@ -100,6 +100,15 @@ def test_numbers_may_be_returned_as_they_are_or_change_places():
     assert adam.param_groups[0]["lr"] == pytest.approx(1e-2)
 
 
+def test_names_may_come_in_any_order():
+    def rule(now, metrics):
+        names = ["clip_epsilon", "entropy_coeff"]
+        return {name: now[name] for name in (names if now["updates"] < 1 else names[::-1])}
+
+    _, _, step = learner(rule)
+    assert step(make_data(plain_networks("normal")[0], (8,)))["grad_norm"].isfinite()
+
+
 def test_other_names_than_at_first_are_refused():
     def rule(now, metrics):
         return {"clip_epsilon": now["clip_epsilon"] / 2} if now["updates"] < 2 else {}
