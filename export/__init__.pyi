@@ -3,9 +3,14 @@ from compiled_rl.export.aotinductor import to_aotinductor as to_aotinductor
 from compiled_rl.export.errors import ExportError as ExportError
 from compiled_rl.export.models import TorchModel as TorchModel
 from compiled_rl.export.onnx import to_onnx as to_onnx
+from compiled_rl.export.options import Deployment as Deployment
+from compiled_rl.export.options import Options as Options
 from compiled_rl.export.pt2 import load_pt2 as load_pt2
 from compiled_rl.export.pt2 import to_pt2 as to_pt2
 from compiled_rl.export.runtime import OnnxModel as OnnxModel
+from compiled_rl.export.runtime import OnnxPolicy as OnnxPolicy
+from compiled_rl.export.schema import Contract as Contract
 from compiled_rl.export.torchscript import load_torchscript as load_torchscript
 from compiled_rl.export.torchscript import to_torchscript as to_torchscript
 from compiled_rl.export.verify import Report as Report
+from compiled_rl.export.trainer import OnnxTrainer as OnnxTrainer

@@ -1,22 +1,20 @@
 """Export to a package compiled ahead of time by AOTInductor, for this machine's kind of CPU."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Unpack
 
 import torch
-from torch import Tensor
 from torch.export.pt2_archive._package import load_pt2 as read_archive
 from torch.export.pt2_archive._package import package_pt2
 
 from compiled_rl.export.artefact import Form, Translation, make
-from compiled_rl.export.axes import Axes
-from compiled_rl.export.contract import Contract
+from compiled_rl.export.axes import Dynamic
 from compiled_rl.export.models import TorchModel, reading
-from compiled_rl.export.names import CONTRACT_KEY
+from compiled_rl.export.options import Options
 from compiled_rl.export.program import portable_program
-from compiled_rl.export.signature import Example, Explicit, Target
+from compiled_rl.export.signature import Example, Target
+from compiled_rl.export.subject import Subject
 from compiled_rl.export.verify import Report
 
 
@@ -24,11 +22,9 @@ def to_aotinductor(
     target: Target,
     example: Example,
     path: str | Path,
-    dynamic: Sequence[str] = ("batch",),
+    dynamic: Dynamic = ("batch",),
     max_time: Optional[int] = None,
-    *,
-    output_names: Optional[Sequence[str]] = None,
-    tolerance: Optional[float] = None,
+    **options: Unpack[Options],
 ) -> Report:
     """Compile a policy, a network or a function to a package that computes the same.
 
@@ -46,7 +42,7 @@ def to_aotinductor(
     Raises:
         ExportError: the target cannot be exported, or the package does not compute the same.
     """
-    return make(_AOTINDUCTOR, target, example, path, dynamic, max_time, output_names, tolerance)
+    return make(_AOTINDUCTOR, target, example, path, dynamic, max_time, options)
 
 
 def load_aotinductor(path: str | Path) -> TorchModel:
@@ -59,30 +55,28 @@ def load_aotinductor(path: str | Path) -> TorchModel:
     with reading("load_aotinductor", path):
         contents = read_archive(str(path))
         (program,) = contents.aoti_runners.values()
-        return TorchModel(program, contents.extra_files[CONTRACT_KEY])
+        return TorchModel(program, contents.extra_files)
 
 
-def _translate(
-    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
-) -> Translation:
-    files = _compile(explicit, example, axes)
+def _translate(subject: Subject) -> Translation:
+    files = _compile(subject)
     (platform, *_) = [file for file in files if str(file).endswith("_metadata.json")]
 
-    def write(path: Path, contract: Contract) -> None:
-        package_pt2(str(path), aoti_files=files, extra_files={CONTRACT_KEY: json.dumps(contract)})
+    def write(path: Path, texts: dict[str, str]) -> None:
+        package_pt2(str(path), aoti_files=files, extra_files=texts)
 
     return Translation(write, {"platform": json.loads(Path(platform).read_text())})
 
 
-def _compile(explicit: Explicit, example: dict[str, Tensor], axes: Axes) -> list[Any]:
+def _compile(subject: Subject) -> list[Any]:
     """The files of ``aoti_compile_and_package`` before it packs them, without the sources.
 
     They name the folders of this machine, as line tables do, and nothing that runs needs them.
     """
-    program = portable_program(explicit, example, axes)
+    program = portable_program(subject)
     options = {"aot_inductor.package": True, "aot_inductor.enable_line_tables": False}
     files: Any = torch._inductor.aot_compile(
-        program.module(), tuple(example.values()), options=options
+        program.module(), tuple(subject.example.values()), options=options
     )
     return [file for file in files if not str(file).endswith(".cpp")]
 

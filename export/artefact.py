@@ -1,35 +1,38 @@
 """How every file comes into being: translated, written, verified, and only then named."""
 
+import json
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from torch import Tensor
-
-from compiled_rl.export.axes import Axes, check_axes, check_example
-from compiled_rl.export.contract import Contract, make_contract, verified, write_contract
-from compiled_rl.export.errors import ExportError
-from compiled_rl.export.signature import (
-    Example,
-    Explicit,
-    Target,
-    at_rest,
-    name_of,
-    named_example,
-    output_names,
+from compiled_rl.export.axes import Dynamic
+from compiled_rl.export.contract import (
+    as_json,
+    make_contract,
+    verified,
+    write_contract,
 )
-from compiled_rl.export.verify import Model, Report, draw_trials, try_eager, verify, verify_bound
+from compiled_rl.export.errors import ExportError
+from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, contract_of, text_of
+from compiled_rl.export.options import Deployment, Options
+from compiled_rl.export.schema import Contract
+from compiled_rl.export.signature import Example, Target, at_rest, name_of
+from compiled_rl.export.subject import Subject, subject_of
+from compiled_rl.export.verify import Model, Report, draw_trials, verify, verify_bound
 
 
 class Translation(NamedTuple):
-    """A target in another form: what writes it to a file, and the versions that it depends on."""
+    """A target in another form: what writes it to a file, and the versions that it depends on.
 
-    write: Callable[[Path, Contract], None]
+    ``write`` is given texts by name, which the file is to hold as well.
+    """
+
+    write: Callable[[Path, dict[str, str]], None]
     versions: dict[str, Any]
 
 
@@ -40,7 +43,7 @@ class Form(NamedTuple):
     name: str
     suffix: str
     bounded: Callable[[Target], bool]  # whether a dynamic time needs a bound
-    translate: Callable[[Explicit, dict[str, Tensor], Sequence[str], Axes], Translation]
+    translate: Callable[[Subject], Translation]
     load: Callable[[Path], Model]
 
 
@@ -49,25 +52,23 @@ def make(
     target: Target,
     example: Example,
     path: str | Path,
-    dynamic: Sequence[str],
+    dynamic: Dynamic,
     max_time: Optional[int],
-    outputs: Optional[Sequence[str]],
-    tolerance: Optional[float],
+    options: Options,
 ) -> Report:
     """A file of this form at ``path``, with its contract beside it; all or nothing.
 
     Args and raises: as ``to_pt2``, for one of many.
     """
-    with _speaking_as(form.function):
+    with speaking_as(form.function):
         path = _writable(Path(path), form.suffix)
-        axes = check_axes(dynamic, max_time, form.bounded(target))
-        named = check_example(named_example(target, example), axes)
+        bounded = form.bounded(target)
         with at_rest(target):
-            names = output_names(target, named, outputs)
+            subject = subject_of(target, example, dynamic, max_time, bounded, options)
         with _folder_beside(path) as folder:
             made = folder / path.name
             with at_rest(target):
-                contract, report = _make(form, target, named, names, axes, made, tolerance)
+                contract, report = _make(form, subject, made, options)
             write_contract(contract, made, contract_of(made))
             contract_of(path).unlink(missing_ok=True)  # never one that is another file's
             os.replace(made, path)
@@ -75,35 +76,28 @@ def make(
         return report._replace(path=path)
 
 
-def contract_of(path: Path) -> Path:
-    """Where the contract of an artefact is: ``gae.onnx`` and ``gae.pt2`` may be side by side."""
-    return path.with_name(path.name + ".contract.json")
-
-
-def _make(
-    form: Form,
-    target: Target,
-    example: dict[str, Tensor],
-    outputs: Sequence[str],
-    axes: Axes,
-    made: Path,
-    tolerance: Optional[float],
-) -> tuple[Contract, Report]:
+def _make(form: Form, subject: Subject, made: Path, options: Options) -> tuple[Contract, Report]:
     """The file, verified as it is loaded, and written again with what was measured."""
-    explicit = Explicit(target, list(example))
-    with _translating(target):
-        itself = try_eager(explicit, example, outputs, {"the example": 1})
-        trials = draw_trials(explicit, example, outputs, axes)
-        translation = form.translate(explicit, example, outputs, axes)
-        contract = make_contract(form.name, target, axes, trials, translation.versions)
-        translation.write(made, contract)
+    deployment = options.get("deployment", Deployment())
+    with _translating(subject.target):
+        trials = draw_trials(subject)
+        translation = form.translate(subject)
+        contract = make_contract(form.name, subject, deployment, trials, translation.versions)
+        translation.write(made, _texts(contract, subject))
         model = form.load(made)
-    checks = verify(model, [itself, *trials], tolerance)[1:]
-    verify_bound(model, example, axes)
+    checks = verify(model, subject, trials, options.get("tolerance"))[1:]
+    verify_bound(model, subject)
     contract = verified(contract, checks)
-    with _translating(target):
-        translation.write(made, contract)
+    with _translating(subject.target):
+        translation.write(made, _texts(contract, subject))
     return contract, Report(made, made.stat().st_size, checks)
+
+
+def _texts(contract: Contract, subject: Subject) -> dict[str, str]:
+    texts = {CONTRACT_KEY: json.dumps(as_json(contract))}
+    if subject.held:
+        texts[STATE_KEY] = text_of({name: x.cpu().numpy() for name, x in subject.held.items()})
+    return texts
 
 
 def _writable(path: Path, suffix: str) -> Path:
@@ -113,7 +107,7 @@ def _writable(path: Path, suffix: str) -> Path:
 
 
 @contextmanager
-def _speaking_as(function: str) -> Iterator[None]:
+def speaking_as(function: str) -> Iterator[None]:
     """Every refusal begins with the function that the user called."""
     try:
         yield

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of
 from compiled_rl.export.signature import flat
 from compiled_rl.export.verify import dtype_name
 
@@ -20,12 +22,17 @@ class TorchModel:
 
     Args:
         program: the file itself, positional tensors in the order of ``inputs``.
-        contract: as it is stored in the file.
+        texts: what is stored in the file beside it, the contract and perhaps a state.
+
+    Attributes:
+        state: of inputs that the caller keeps, such as parameters, the values to begin with.
     """
 
-    def __init__(self, program: Callable[..., Any], contract: str) -> None:
+    def __init__(self, program: Callable[..., Any], texts: Mapping[str, str]) -> None:
         self.program = program
-        self.contract: dict[str, Any] = json.loads(contract)
+        self.contract: dict[str, Any] = json.loads(texts[CONTRACT_KEY])
+        stored = arrays_of(texts.get(STATE_KEY, ""))
+        self.state = {name: torch.from_numpy(x) for name, x in stored.items()}
         self.inputs = [x["name"] for x in self.contract["inputs"]]
         self.outputs = [x["name"] for x in self.contract["outputs"]]
 
@@ -41,7 +48,7 @@ class TorchModel:
         sizes: dict[str, int] = {}
         for expected in self.contract["inputs"]:
             _check(expected, tensors[expected["name"]], sizes)
-        for axis, limit in self.contract["max"].items():
+        for axis, limit in self.contract.get("max", {}).items():
             if sizes[axis] > limit:
                 raise ValueError(f"TorchModel: `{axis}` must be at most {limit}, got {sizes[axis]}")
         outputs = self.program(*[tensors[name].contiguous() for name in self.inputs])

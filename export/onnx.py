@@ -1,39 +1,39 @@
 """Export to ONNX, for a runtime without torch."""
 
-import json
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Unpack
 
 import onnx
 import onnx_ir
 import onnxruntime
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.onnx._internal.exporter._errors import DispatchError
 
 from compiled_rl.export.artefact import Form, Translation, make
-from compiled_rl.export.axes import Axes
-from compiled_rl.export.contract import Contract
-from compiled_rl.export.names import CONTRACT_KEY
-from compiled_rl.export.program import export_program
+from compiled_rl.export.axes import Dynamic
+from compiled_rl.export.errors import ExportError
+from compiled_rl.export.options import Options
+from compiled_rl.export.program import export_program, owner_of
 from compiled_rl.export.runtime import OnnxModel
-from compiled_rl.export.signature import Example, Explicit, Target
+from compiled_rl.export.signature import Example, Target
+from compiled_rl.export.subject import Subject
 from compiled_rl.export.translations import TRANSLATIONS
 from compiled_rl.export.verify import Report
-
-_OPSET = 18
 
 
 def to_onnx(
     target: Target,
     example: Example,
     path: str | Path,
-    dynamic: Sequence[str] = ("batch",),
+    dynamic: Dynamic = ("batch",),
     *,
-    output_names: Optional[Sequence[str]] = None,
-    tolerance: Optional[float] = None,
+    opset: int = 18,
+    **options: Unpack[Options],
 ) -> Report:
-    """Export a policy, a network or a function to an ONNX file that computes the same.
+    """Export a policy, a network, a function or a training step to an ONNX file that is the same.
 
     The file is verified in ONNX Runtime on fresh inputs at batch 1, 3 and 64 (and at other lengths
     of a second dynamic axis, up to 700 if it is ``"time"``) before it is given its name, and a
@@ -41,18 +41,20 @@ def to_onnx(
     name as it was.
 
     Args:
-        target: a ``Policy`` (its deterministic action), any module, or any function of tensors.
-            Bind arguments that are no tensors with ``functools.partial``.
+        target: a ``Policy`` (its deterministic action), any module, a TensorDict module, a loss, or
+            any function of tensors; bind arguments that are no tensors with ``functools.partial``.
+            Or an ``UpdateStep``: parameters, moments and whatever else moves are inputs, and, as
+            ``next.`` and the same name, outputs. Or ``UpdateEpochs``: as many updates as the
+            input ``minibatches`` has rows, which are of the batch. ``OnnxTrainer`` runs both.
         example: one tensor, several, or tensors by name. Its values tell the kind of what
             verification draws: integers, and floats that are nowhere negative, stay within the
             example's range; other floats are standard normal.
         path: where to write, ending in ``.onnx``; missing folders are made.
         dynamic: the names of the leading axes that may have any size, ``("batch",)`` or
-            ``("batch", "time")``; inputs of a lower rank have fewer of them.
-        output_names: of the outputs; None: the fields of a named tuple, the keys of a dict,
-            ``action`` for a policy, ``output`` for a single tensor.
-        tolerance: allowed error, relative to the output's largest magnitude; None: 1e-5, and 1e-11
-            in float64, where python numbers in the target must be float64 tensors to stay exact.
+            ``("batch", "time")``; inputs of a lower rank have fewer of them. Or by input the name
+            of each axis, None where it is fixed: ``{"x": ("batch", None), "h": (None, "batch")}``.
+        opset: of ONNX, at least 18.
+        **options: see ``Options``.
 
     Returns:
         A ``Report``: the path, the size, and what was measured at each size.
@@ -62,10 +64,15 @@ def to_onnx(
 
     Reference: Open Neural Network Exchange, opset 18, onnx.ai/onnx/operators.
     """
-    return make(_ONNX, target, example, path, dynamic, None, output_names, tolerance)
+    if not 18 <= opset <= onnx.defs.onnx_opset_version():
+        raise ExportError(
+            f"to_onnx: `opset` must be from 18 to {onnx.defs.onnx_opset_version()}, got {opset}"
+        )
+    form = _ONNX._replace(translate=partial(_translate, opset=opset))
+    return make(form, target, example, path, dynamic, None, options)
 
 
-class _Tensors:
+class OnnxTensors:
     """An ``OnnxModel`` that takes and returns tensors."""
 
     def __init__(self, path: Path) -> None:
@@ -81,13 +88,11 @@ class _Tensors:
         return {name: torch.from_numpy(x) for name, x in outputs.items()}
 
 
-def _translate(
-    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
-) -> Translation:
-    model = _model(explicit, example, outputs, axes)
+def _translate(subject: Subject, opset: int) -> Translation:
+    model = _model(subject, opset)
 
-    def write(path: Path, contract: Contract) -> None:
-        onnx.helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
+    def write(path: Path, texts: dict[str, str]) -> None:
+        onnx.helper.set_model_props(model, texts)
         onnx.save(model, path)
 
     versions = {
@@ -99,25 +104,44 @@ def _translate(
     return Translation(write, versions)
 
 
-def _model(
-    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
-) -> onnx.ModelProto:
+def _model(subject: Subject, opset: int) -> onnx.ModelProto:
     """The checked model, without traces of where it was made."""
-    exported = torch.onnx.export(
-        export_program(explicit, example, axes),
-        dynamo=True,
-        dynamic_shapes=(axes.dynamic_shapes(example),),  # again, for the names of the axes
-        input_names=list(example),
-        output_names=list(outputs),
-        opset_version=_OPSET,
-        custom_translation_table=TRANSLATIONS,
-        verbose=False,
-    )
+    program = export_program(subject)
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            dynamic_shapes=(subject.axes.dynamic_shapes(),),  # again, for the names of the axes
+            input_names=list(subject.example),
+            output_names=list(subject.outputs),
+            opset_version=opset,
+            custom_translation_table=TRANSLATIONS,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        unknown = _without_conversion(program, error)
+        if unknown is None:
+            raise
+        raise unknown from error
     assert exported is not None
     _strip(exported.model)
     model = exported.model_proto
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _without_conversion(program: ExportedProgram, error: Exception) -> Optional[ExportError]:
+    """The operator that ONNX has not, and the module that calls it; None if that is not why."""
+    cause: Optional[BaseException] = error
+    while cause is not None and not isinstance(cause, DispatchError):
+        cause = cause.__cause__
+    for node in program.run_decompositions().graph.nodes if cause is not None else ():
+        if str(node.target) in str(cause):
+            return ExportError(
+                f"`{owner_of(node)}` calls {node.target}, which has no ONNX form; write it in "
+                "other operators, or export with to_pt2 or to_aotinductor"
+            )
+    return None
 
 
 def _strip(model: Any) -> None:
@@ -130,4 +154,6 @@ def _strip(model: Any) -> None:
         value.metadata_props.clear()
 
 
-_ONNX = Form("to_onnx", "onnx", ".onnx", lambda target: False, _translate, _Tensors)
+_ONNX = Form(
+    "to_onnx", "onnx", ".onnx", lambda target: False, partial(_translate, opset=18), OnnxTensors
+)

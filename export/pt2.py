@@ -1,21 +1,18 @@
 """Export to ``.pt2``, torch's own file: a graph of torch's operators, which any machine may run."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Unpack
 
 import torch
-from torch import Tensor
 from torch.export.pt2_archive._package import load_pt2 as read_archive
 
 from compiled_rl.export.artefact import Form, Translation, make
-from compiled_rl.export.axes import Axes
-from compiled_rl.export.contract import Contract
+from compiled_rl.export.axes import Dynamic
 from compiled_rl.export.models import TorchModel, reading
-from compiled_rl.export.names import CONTRACT_KEY
+from compiled_rl.export.options import Options
 from compiled_rl.export.program import portable_program
-from compiled_rl.export.signature import Example, Explicit, Target
+from compiled_rl.export.signature import Example, Target
+from compiled_rl.export.subject import Subject
 from compiled_rl.export.verify import Report
 
 
@@ -23,11 +20,9 @@ def to_pt2(
     target: Target,
     example: Example,
     path: str | Path,
-    dynamic: Sequence[str] = ("batch",),
+    dynamic: Dynamic = ("batch",),
     max_time: Optional[int] = None,
-    *,
-    output_names: Optional[Sequence[str]] = None,
-    tolerance: Optional[float] = None,
+    **options: Unpack[Options],
 ) -> Report:
     """Export a policy, a network or a function to a ``.pt2`` file that computes the same.
 
@@ -47,11 +42,11 @@ def to_pt2(
         path: where to write, ending in ``.pt2``; missing folders are made.
         dynamic: the names of the leading axes that may have any size, ``("batch",)``,
             ``("batch", "time")`` or ``("time", "batch")``; inputs of a lower rank have fewer of
-            them. The axis ``"time"`` is the one that is bounded.
+            them. Or by input the name of each axis, None where it is fixed. The axis ``"time"`` is
+            the one that is bounded.
         max_time: the longest time, at least 2; needed where ``dynamic`` has a time axis. Not
             more than will be run: every doubling pads by its distance, however short the input.
-        output_names: as in ``to_onnx``.
-        tolerance: as in ``to_onnx``.
+        **options: see ``Options``.
 
     Returns:
         A ``Report``: the path, the size, and what was measured at each size.
@@ -59,7 +54,7 @@ def to_pt2(
     Raises:
         ExportError: the target cannot be exported, or the file does not compute the same.
     """
-    return make(_PT2, target, example, path, dynamic, max_time, output_names, tolerance)
+    return make(_PT2, target, example, path, dynamic, max_time, options)
 
 
 def load_pt2(path: str | Path) -> TorchModel:
@@ -72,16 +67,14 @@ def load_pt2(path: str | Path) -> TorchModel:
     with reading("load_pt2", path):
         contents = read_archive(str(path))
         (program,) = contents.exported_programs.values()
-        return TorchModel(program.module(), contents.extra_files[CONTRACT_KEY])
+        return TorchModel(program.module(), contents.extra_files)
 
 
-def _translate(
-    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
-) -> Translation:
-    program = portable_program(explicit, example, axes)
+def _translate(subject: Subject) -> Translation:
+    program = portable_program(subject)
 
-    def write(path: Path, contract: Contract) -> None:
-        torch.export.save(program, path, extra_files={CONTRACT_KEY: json.dumps(contract)})
+    def write(path: Path, texts: dict[str, str]) -> None:
+        torch.export.save(program, path, extra_files=texts)
 
     return Translation(write, {})
 

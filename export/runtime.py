@@ -1,48 +1,101 @@
 """Run an exported file with ONNX Runtime alone: numpy in, numpy out, no torch."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
-import onnxruntime
 
-from compiled_rl.export.names import CONTRACT_KEY
+from compiled_rl.export.buffers import Buffers
+from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of
+from compiled_rl.export.session import Providers, open_session
+
+Arrays = dict[str, np.ndarray]
+_IS_INIT = "is_init"
 
 
-class OnnxModel:
-    """An exported file as a function of named arrays.
+class Expected(NamedTuple):
+    """What an input or an output of the file must be.
 
-    Args:
-        path: of the ``.onnx`` file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no ONNX model.
+    Attributes:
+        shape: a size, the name of an axis, which has one size in all inputs, or None.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"OnnxModel: `path` must be a file, got {path}")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # waking a second thread costs more than a small network
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise ValueError(f"OnnxModel: {path} is not a model that can be run: {error}") from None
-        self.inputs = [x.name for x in self.session.get_inputs()]
+    name: str
+    dtype: np.dtype
+    shape: list[int | str | None]
+
+    def check(self, owner: str, array: Any, sizes: dict[str, int]) -> None:
+        """Refuse an array that the session would refuse without naming it, or broadcast.
+
+        Args:
+            owner: the class that was called, for the words of the error.
+            array: what was given.
+            sizes: of the axes that were seen before; those of this array are added.
+        """
+        given = getattr(array, "dtype", type(array).__name__)
+        if given == self.dtype and self._fits(array.shape, sizes):
+            return
+        hint = f"; convert it with `.astype(np.{self.dtype})`" if given != self.dtype else ""
+        raise ValueError(
+            f"{owner}: `{self.name}` must be a {self.dtype} array of shape {self.shape} with "
+            f"{sizes}, got {given} of shape {list(np.shape(array))}{hint}"
+        )
+
+    def _fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
+        return len(shape) == len(self.shape) and all(
+            axis is None or size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+            for axis, size in zip(self.shape, shape, strict=True)
+        )
+
+
+class _OnnxFile:
+    """An open file and what it says of itself."""
+
+    def __init__(self, path: str | Path, providers: Providers) -> None:
+        self.session = open_session(type(self).__name__, path, providers)
+        self.expected = {x.name: _expected(x) for x in self.session.get_inputs()}
+        self.inputs = list(self.expected)
         self.outputs = [x.name for x in self.session.get_outputs()]
+        self.providers: list[str] = self.session.get_providers()
 
     @property
     def contract(self) -> dict[str, Any]:
         """What the file says of itself: names, shapes, dtypes, versions, verification."""
-        stored = self.session.get_modelmeta().custom_metadata_map
-        contract: dict[str, Any] = json.loads(stored.get(CONTRACT_KEY, "{}"))
+        contract: dict[str, Any] = json.loads(self._metadata(CONTRACT_KEY) or "{}")
         return contract
 
-    def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+    def _metadata(self, key: str) -> str:
+        text: str = self.session.get_modelmeta().custom_metadata_map.get(key, "")
+        return text
+
+    def _check(self, arrays: Mapping[str, Any]) -> dict[str, int]:
+        """Hold arrays to the file; the sizes of the axes that have names."""
+        sizes: dict[str, int] = {}
+        for name, array in arrays.items():
+            self.expected[name].check(type(self).__name__, array, sizes)
+        return sizes
+
+
+class OnnxModel(_OnnxFile):
+    """An exported file as a function of named arrays.
+
+    Args:
+        path: of the ``.onnx`` file; if its contract is beside it, its SHA-256 is compared.
+        providers: of ONNX Runtime, in the order in which they are tried; None: CUDA where the
+            session gets it, else the CPU. ``self.providers`` says which it got.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: two distributions of ONNX Runtime have overwritten each other.
+        ValueError: the file is no ONNX model or is corrupted, or a provider is not there.
+    """
+
+    def __init__(self, path: str | Path, *, providers: Providers = None) -> None:
+        super().__init__(path, providers)
+
+    def __call__(self, **arrays: np.ndarray) -> Arrays:
         """The outputs by name.
 
         Raises:
@@ -50,22 +103,206 @@ class OnnxModel:
         """
         if sorted(arrays) != sorted(self.inputs):
             raise ValueError(f"OnnxModel: the inputs are {self.inputs}, got {list(arrays)}")
-        for expected in self.session.get_inputs():
-            _check(expected, arrays[expected.name])
+        self._check(arrays)
         return dict(zip(self.outputs, self.session.run(self.outputs, arrays), strict=True))
 
 
-def _check(expected: Any, array: Any) -> None:
-    """Refuse an array that the session would refuse without naming it."""
-    dtype = _DTYPES.get(expected.type)
-    fixed = [(a, b) for a, b in zip(expected.shape, np.shape(array), strict=False)]
-    fits = len(expected.shape) == np.ndim(array)
-    fits = fits and all(a == b for a, b in fixed if isinstance(a, int))
-    if getattr(array, "dtype", None) != dtype or not fits:
+class OnnxPolicy(_OnnxFile):
+    """An exported policy that acts: it remembers, draws its noise and holds its parameters.
+
+    .. code-block:: python
+
+        policy = OnnxPolicy("policy.onnx")
+        action = policy(observation)                 # [environments, ...], float32
+        policy.reset(terminated | truncated)         # these environments begin anew
+
+    What the contract names as state is carried from call to call, and is zero where an episode
+    begins; an input ``is_init`` is told so. Noise is drawn. Parameters that are inputs are held at
+    the values that the file has, until ``load``. Any of these may be given by name, for one call.
+
+    On the CPU, arrays are bound to buffers once for a number of environments and used at every
+    call; what is returned is a copy. On other providers the runtime moves the arrays at each call.
+    One object is for one thread.
+
+    Args:
+        path: of the ``.onnx`` file; if its contract is beside it, its SHA-256 is compared.
+        providers: of ONNX Runtime, in the order in which they are tried; None: CUDA where the
+            session gets it, else the CPU. ``self.providers`` says which it got. TensorRT is
+            ``("TensorrtExecutionProvider", "CUDAExecutionProvider")``; with options it is a pair,
+            ``("TensorrtExecutionProvider", {"trt_fp16_enable": True, "trt_engine_cache_enable":
+            True, "trt_engine_cache_path": "engines"})``.
+        seed: of the noise.
+
+    Attributes:
+        observations: the inputs that a call must be given, in order.
+        held: the parameters, by input name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: two distributions of ONNX Runtime have overwritten each other.
+        ValueError: the file is no ONNX model or is corrupted, or a provider is not there.
+    """
+
+    def __init__(self, path: str | Path, *, providers: Providers = None, seed: int = 0) -> None:
+        super().__init__(path, providers)
+        contract = self.contract
+        state: dict[str, Optional[str]] = contract.get("state", {})
+        stored = arrays_of(self._metadata(STATE_KEY))
+        self.held = {name: np.array(stored[name], order="C") for name in state if name in stored}
+        self._carried = {k: out for k, out in state.items() if out and k not in stored}
+        self._noise = {x["name"]: x["noise"] for x in contract.get("inputs", ()) if "noise" in x}
+        kept = {*self.held, *self._carried, *self._noise, _IS_INIT}
+        self.observations = [name for name in self.inputs if name not in kept]
+        self._returned = [name for name in self.outputs if name not in state.values()]
+        self._promised = contract.get("outputs", ())
+        self._generator = np.random.default_rng(seed)
+        self._buffers: Optional[Buffers] = None
+
+    def __call__(self, *observations: np.ndarray, **named: np.ndarray) -> np.ndarray | Arrays:
+        """The action; by name, where there are other outputs beside it that are no state.
+
+        Args:
+            observations: in the order of ``self.observations``, environments first.
+            named: observations by name, and of the other inputs those that are to be used for this
+                call instead of what is carried, drawn or held.
+
+        Raises:
+            ValueError: the arrays are not the observations, a dtype or shape does not fit, or the
+                number of environments is another while their state is carried.
+        """
+        given = dict(zip(self.observations, observations, strict=False))
+        if named or len(observations) != len(self.observations):
+            given |= named
+            self._check_names(observations, named, given)
+        buffers = self._buffers
+        if buffers is None or not buffers.fit(given):
+            buffers = self._buffers = self._sized(given)
+        instead = {name: x for name, x in named.items() if name in self.held} if named else {}
+        outputs = self._run(buffers, given, instead)
+        if len(self._returned) == 1:
+            return outputs[self._returned[0]].copy()
+        return {name: outputs[name].copy() for name in self._returned}
+
+    def reset(self, mask: Optional[np.ndarray] = None) -> None:
+        """Begin new episodes: the state is zero, and ``is_init`` is true at the next call.
+
+        Args:
+            mask: which environments, bool ``[environments]``, such as ``terminated | truncated``;
+                None: all of them, and the next call may be of another number.
+
+        Raises:
+            ValueError: the mask has another dtype or shape.
+        """
+        if mask is None or self._buffers is None:
+            self._buffers = None
+            return
+        inputs = self._buffers.inputs
+        rows, mask = len(inputs[self.observations[0]]), np.asarray(mask)
+        if mask.dtype != bool or mask.shape != (rows,):
+            raise ValueError(
+                f"OnnxPolicy.reset: `mask` must be a bool array of shape [{rows}], "
+                f"got {mask.dtype} of shape {list(mask.shape)}"
+            )
+        for name in self._carried:
+            np.moveaxis(inputs[name], self._row_axis(name), 0)[mask] = 0
+        if _IS_INIT in inputs:
+            inputs[_IS_INIT][mask] = True
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Hold other parameters from now on.
+
+        Args:
+            arrays: by input name; there may be others, which are not read, and some may be missing,
+                which stay: the whole state of a training step will do.
+
+        Raises:
+            ValueError: it has no parameter of the file, or one of another dtype or shape.
+        """
+        new = {name: arrays[name] for name in self.held if name in arrays}
+        if not new:
+            raise ValueError(
+                f"OnnxPolicy.load: `arrays` must have some of the parameters {list(self.held)}, "
+                f"got {list(arrays)}"
+            )
+        self._check(new)
+        for name, array in new.items():
+            np.copyto(self.held[name], array)
+
+    def _check_names(
+        self, observations: tuple[np.ndarray, ...], named: Arrays, given: Arrays
+    ) -> None:
+        once = len(given) == len(observations) + len(named)
+        if not once or not set(self.observations) <= set(given) <= set(self.inputs):
+            raise ValueError(
+                f"OnnxPolicy: the observations are {self.observations}, got {len(observations)} in "
+                f"order and {list(named)} by name"
+            )
+
+    def _run(self, buffers: Buffers, given: Mapping[str, np.ndarray], instead: Arrays) -> Arrays:
+        inputs = buffers.inputs
+        for name, array in given.items():
+            if name not in instead:
+                inputs[name][...] = array
+        for name, kind in self._noise.items():
+            if name not in given:
+                _draw(self._generator, kind, inputs[name])
+        outputs = buffers.run(instead)
+        for name, output in self._carried.items():
+            inputs[name][...] = outputs[output]
+        if _IS_INIT in inputs:
+            inputs[_IS_INIT].fill(False)
+        return outputs
+
+    def _sized(self, given: Mapping[str, np.ndarray]) -> Buffers:
+        """Buffers of the sizes of what is given, in which every episode begins."""
+        sizes = self._check(given)
+        if self._buffers is not None and self._carried:
+            before = self._check({k: self._buffers.inputs[k] for k in given})
+            raise ValueError(
+                f"OnnxPolicy: the sizes must be {before} as at the call before, whose state is "
+                f"carried, got {sizes}; call reset() to begin anew"
+            )
+        inputs = {
+            name: self.held[name] if name in self.held else _zeros(x, given.get(name), sizes)
+            for name, x in self.expected.items()
+        }
+        if _IS_INIT in inputs:
+            inputs[_IS_INIT].fill(True)
+        return Buffers(self.session, inputs, self._promised, sizes)
+
+    def _row_axis(self, name: str) -> int:
+        """Which axis of a state is that of the environments."""
+        rows, shape = self.expected[self.observations[0]].shape[0], self.expected[name].shape
+        if rows not in shape:
+            raise ValueError(
+                f"OnnxPolicy.reset: `mask` must go with a state that has the axis {rows!r}, got "
+                f"{shape} for `{name}`"
+            )
+        return shape.index(rows)
+
+
+def _expected(x: Any) -> Expected:
+    return Expected(x.name, _DTYPES.get(x.type, np.dtype(object)), list(x.shape))
+
+
+def _zeros(x: Expected, given: Optional[np.ndarray], sizes: Mapping[str, int]) -> np.ndarray:
+    """A buffer of the given array's shape, or of the sizes that the others have."""
+    if given is not None:
+        return np.zeros(given.shape, x.dtype)
+    unknown = [axis for axis in x.shape if not isinstance(axis, int) and axis not in sizes]
+    if unknown:
         raise ValueError(
-            f"OnnxModel: `{expected.name}` must be a {dtype} array of shape {expected.shape}, "
-            f"got {getattr(array, 'dtype', type(array).__name__)} of shape {list(np.shape(array))}"
+            f"OnnxPolicy: `{x.name}` must be given, got none, and no other input has its axes "
+            f"{unknown}"
         )
+    shape = [axis if isinstance(axis, int) else sizes[str(axis)] for axis in x.shape]
+    return np.zeros(shape, x.dtype)
+
+
+def _draw(generator: np.random.Generator, kind: str, buffer: np.ndarray) -> None:
+    """Fill a buffer with standard normal noise, or with uniform noise in [0, 1)."""
+    draw: Any = generator.random if kind == "uniform" else generator.standard_normal
+    draw(out=buffer, dtype=buffer.dtype)
 
 
 _DTYPES = {

@@ -7,26 +7,51 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from compiled_rl.adapters.deploy import plain_policy
 from compiled_rl.export.errors import ExportError
-from compiled_rl.modules import Policy
 
 Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 Target = Callable[..., Any]
 
 
 class Explicit(nn.Module):
-    """``target`` with positional tensors in the order of ``inputs``; outputs as a flat tuple."""
+    """``target`` with positional tensors in the order of ``inputs``; outputs as a flat tuple.
 
-    def __init__(self, target: Target, inputs: Sequence[str]) -> None:
+    Args:
+        target: called with keywords.
+        inputs: those of its keywords.
+        held: by further input, a parameter of ``target``, in whose place that input stands.
+    """
+
+    def __init__(
+        self, target: Target, inputs: Sequence[str], held: Optional[Mapping[str, Tensor]] = None
+    ) -> None:
         super().__init__()
         self.target = target
         self.inputs = list(inputs)
+        self._places = _places(target, held or {})
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs of ``target`` in order."""
-        outputs = self.target(**dict(zip(self.inputs, tensors, strict=True)))
+        count = len(self.inputs)
+        given = dict(zip(self.inputs, tensors, strict=False))
+        if not self._places:
+            return tuple(flat(self.target(**given)).values())
+        placed = dict(zip(self._places, tensors[count:], strict=True))
+        assert isinstance(self.target, nn.Module)
+        outputs = functional_call(self.target, placed, kwargs=given)
         return tuple(flat(outputs).values())
+
+
+def _places(target: Target, held: Mapping[str, Tensor]) -> list[str]:
+    """The names in a target of parameters that are its inputs."""
+    if not held:
+        return []
+    assert isinstance(target, nn.Module)
+    names = {id(p): name for name, p in target.named_parameters()}
+    return [names[id(p)] for p in held.values()]
 
 
 def named_example(target: Target, example: Example) -> dict[str, Tensor]:
@@ -52,21 +77,41 @@ def named_example(target: Target, example: Example) -> dict[str, Tensor]:
     return {name: x.detach().clone() for name, x in named.items()}
 
 
+def deployable(target: Target) -> Target:
+    """The target, or of a module that is called by keys, what is deployed of it."""
+    plain = plain_policy(target) if isinstance(target, nn.Module) else None
+    return target if plain is None else plain
+
+
+def renamed(example: Mapping[str, Tensor], names: Optional[Sequence[str]]) -> dict[str, Tensor]:
+    """The example under the names that the file is to have."""
+    if names is None:
+        return dict(example)
+    if isinstance(names, str) or len(set(names)) != len(names) or len(names) > len(example):
+        raise ExportError(
+            f"`input_names` must name the inputs {list(example)}, each another, got {names!r}"
+        )
+    kept = list(example)[len(names) :]
+    return dict(zip([*names, *kept], example.values(), strict=True))
+
+
 def output_names(
-    target: Target, example: Mapping[str, Tensor], given: Optional[Sequence[str]]
+    target: Target,
+    called: Target,
+    example: Mapping[str, Tensor],
+    given: Optional[Sequence[str]],
 ) -> list[str]:
     """Names of the outputs: those given, or the target's own; the target is called once."""
     try:
         with torch.no_grad():
-            outputs = flat(target(**example))
+            outputs = flat(called(**example))
     except ExportError:
         raise
     except Exception as error:
         name = name_of(target)
         raise ExportError(f"{name} could not be called with {list(example)}: {error}") from error
     if given is None:
-        one = isinstance(target, Policy) and list(outputs) == ["output"]
-        return ["action"] if one else list(outputs)
+        return list(outputs)
     if len(given) != len(outputs):
         raise ExportError(f"`output_names` must name {len(outputs)} outputs, got {list(given)}")
     return list(given)
@@ -136,6 +181,9 @@ def _same(now: Optional[Tensor], x: Tensor, was: Tensor) -> bool:
 
 
 def _parameters(target: Target) -> list[str]:
+    declared = getattr(target, "input_names", None)
+    if declared is not None:
+        return list(declared)
     try:
         function = target.forward if isinstance(target, nn.Module) else target
         return list(inspect.signature(function).parameters)

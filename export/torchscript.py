@@ -1,22 +1,26 @@
 """Export to TorchScript, deprecated upstream and still shipped; all of it is in this file."""
 
 import io
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Unpack
 from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule, Node
 
 from compiled_rl.export.artefact import Form, Translation, make
-from compiled_rl.export.axes import Axes
-from compiled_rl.export.contract import Contract
+from compiled_rl.export.axes import Axes, Dynamic
 from compiled_rl.export.models import TorchModel, reading
-from compiled_rl.export.names import CONTRACT_KEY
+from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY
+from compiled_rl.export.options import Options
 from compiled_rl.export.program import portable_program
 from compiled_rl.export.signature import Example, Explicit, Target, modules_of
+from compiled_rl.export.subject import Subject
 from compiled_rl.export.verify import Report
 
 
@@ -24,11 +28,9 @@ def to_torchscript(
     target: Target,
     example: Example,
     path: str | Path,
-    dynamic: Sequence[str] = ("batch",),
+    dynamic: Dynamic = ("batch",),
     max_time: Optional[int] = None,
-    *,
-    output_names: Optional[Sequence[str]] = None,
-    tolerance: Optional[float] = None,
+    **options: Unpack[Options],
 ) -> Report:
     """Export a policy, a network or a function to a TorchScript file that computes the same.
 
@@ -38,7 +40,7 @@ def to_torchscript(
     A function that holds no module is scripted: what ``functools.partial`` binds becomes an
     attribute, the example's tensors come first, in their order, the other arguments keep their
     defaults, and time needs no bound. Whatever
-    holds a module is traced from the program of ``to_pt2``, and needs ``max_time`` as that does.
+    holds a module is the program of ``to_pt2``, and needs ``max_time`` as that does.
 
     Args:
         target: as in ``to_onnx``; a function must be one that ``torch.jit.script`` takes.
@@ -46,8 +48,8 @@ def to_torchscript(
         path: where to write, ending in ``.pt``; missing folders are made.
         dynamic: as in ``to_pt2``.
         max_time: as in ``to_pt2``; not needed for a function, which refuses beyond where given.
-        output_names: as in ``to_onnx``, in the contract; the file returns what the target returns.
-        tolerance: as in ``to_onnx``.
+        **options: see ``Options``. Names of outputs are in the contract; the file returns what the
+            target returns. A name that is no identifier has underscores in the file.
 
     Returns:
         A ``Report``: the path, the size, and what was measured at each size.
@@ -55,7 +57,7 @@ def to_torchscript(
     Raises:
         ExportError: the target cannot be exported, or the file does not compute the same.
     """
-    return make(_TORCHSCRIPT, target, example, path, dynamic, max_time, output_names, tolerance)
+    return make(_TORCHSCRIPT, target, example, path, dynamic, max_time, options)
 
 
 def load_torchscript(path: str | Path) -> TorchModel:
@@ -65,51 +67,102 @@ def load_torchscript(path: str | Path) -> TorchModel:
         FileNotFoundError: there is no such file.
         ValueError: the file is no such module.
     """
-    inside = {CONTRACT_KEY: ""}
+    inside = {CONTRACT_KEY: "", STATE_KEY: ""}
     with reading("load_torchscript", path):
         module = torch.jit.load(str(path), _extra_files=inside)
-        return TorchModel(module, inside[CONTRACT_KEY])
+        return TorchModel(module, inside)
 
 
-def _translate(
-    explicit: Explicit, example: dict[str, Tensor], outputs: Sequence[str], axes: Axes
-) -> Translation:
-    make_module = _traced if modules_of(explicit.target) else _scripted
-    module = make_module(explicit, example, axes)
+def _translate(subject: Subject) -> Translation:
+    function = isinstance(subject.module, Explicit) and not modules_of(subject.target)
+    module = (_scripted if function else _of_program)(subject)
 
-    def write(path: Path, contract: Contract) -> None:
+    def write(path: Path, texts: dict[str, str]) -> None:
         full = io.BytesIO()
-        torch.jit.save(module, full, _extra_files={CONTRACT_KEY: json.dumps(contract)})
+        torch.jit.save(module, full, _extra_files=texts)
         _without_sources(full, path)
 
     return Translation(write, {})
 
 
-def _traced(explicit: Explicit, example: dict[str, Tensor], axes: Axes) -> torch.jit.ScriptModule:
-    """The exported program, traced, with the inputs' names."""
-    program = portable_program(explicit, example, axes).module()
-    traced = torch.jit.trace(program, tuple(example.values()), check_trace=False)
-    module = _module({"traced": traced})
-    parameters = [f"{name}: Tensor" for name in example]
-    module.define(_forward(parameters, f"self.traced({', '.join(example)})", example, axes))
+def _of_program(subject: Subject) -> torch.jit.ScriptModule:
+    """The exported program as a module with the inputs' names.
+
+    Not traced: a trace takes every size that is computed with for a constant.
+    """
+    program = torch.jit.script(_graph_module(portable_program(subject)))
+    module = _module({"program": program})
+    names = [_identifier(name) for name in subject.example]
+    parameters = [f"{name}: Tensor" for name in names]
+    alone = "[0]" if len(subject.outputs) == 1 else ""  # a tensor, as who calls it in C++ expects
+    call = f"self.program({', '.join(names)}){alone}"
+    module.define(_forward(parameters, call, subject.axes))
     return module
 
 
-def _scripted(explicit: Explicit, example: dict[str, Tensor], axes: Axes) -> torch.jit.ScriptModule:
+def _graph_module(program: ExportedProgram) -> GraphModule:
+    """The program's graph in words that TorchScript knows, with its tensors as attributes."""
+    tensors = _tensors_of(program)
+    root = nn.Module()
+    graph = Graph()
+    copies: dict[Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in tensors:
+            root.register_buffer(node.name, tensors[node.name].detach())
+            copies[node] = graph.get_attr(node.name)
+        elif not _is_check(node):
+            copies[node] = graph.node_copy(node, lambda x: copies[x])
+            _reword(copies[node])
+    return GraphModule(root, graph)
+
+
+def _tensors_of(program: ExportedProgram) -> dict[str, Tensor]:
+    """The program's own tensors, by the name of their place in its graph."""
+    signature = program.graph_signature
+    own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    own |= signature.inputs_to_lifted_tensor_constants
+    held = {**program.state_dict, **program.constants}
+    return {place: held[name] for place, name in own.items()}
+
+
+def _is_check(node: Node) -> bool:
+    """Whether a node only looks at sizes, which whoever calls the file holds to the contract."""
+    return node.op == "call_function" and not node.users and "assert" in str(node.target)
+
+
+def _reword(node: Node) -> None:
+    if node.target is torch.ops.aten.sym_size.int:
+        node.op, node.target = "call_method", "size"
+    elif isinstance(node.target, OpOverload):
+        node.target = node.target.overloadpacket
+        node.kwargs = {name: x for name, x in node.kwargs.items() if name != "device"}
+
+
+def _scripted(subject: Subject) -> torch.jit.ScriptModule:
     """The function as the method of a module: a saved function would lose its defaults."""
-    target = explicit.target
+    target = subject.target
     function: Any = torch.jit.script(getattr(target, "func", target))
     arguments = function.schema.arguments
     names = [argument.name for argument in arguments]
     bound = dict(zip(names, getattr(target, "args", ()), strict=False))
     bound |= getattr(target, "keywords", {})
     module = _module({f"bound_{name}": value for name, value in bound.items()})
-    values = [f"{name}=self.bound_{name}" if name in bound else f"{name}={name}" for name in names]
-    others = [x for x in arguments if x.name not in {*example, *bound}]
-    parameters = [*[f"{name}: Tensor" for name in example], *[_parameter(x) for x in others]]
+    assert isinstance(subject.module, Explicit)
+    inputs = map(_identifier, subject.example)
+    values = {name: name for name in names}
+    values |= {name: f"self.bound_{name}" for name in bound}
+    values |= dict(zip(subject.module.inputs, inputs, strict=True))
+    others = [x for x in arguments if x.name not in {*subject.module.inputs, *bound}]
+    parameters = [f"{_identifier(name)}: Tensor" for name in subject.example]
+    parameters += [_parameter(x) for x in others]
+    given = ", ".join(f"{name}={value}" for name, value in values.items())
     # `function` in the source is the variable above: `define` looks names up where it is called.
-    module.define(_forward(parameters, f"function({', '.join(values)})", example, axes))
+    module.define(_forward(parameters, f"function({given})", subject.axes))
     return module
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name)
 
 
 def _module(attributes: dict[str, Any]) -> torch.jit.ScriptModule:
@@ -133,12 +186,12 @@ def _parameter(argument: Any) -> str:
     return f"{written} = {argument.default_value!r}" if argument.has_default_value() else written
 
 
-def _forward(parameters: Sequence[str], call: str, example: dict[str, Tensor], axes: Axes) -> str:
-    """The source of ``forward``; a trace knows no bound, so the module around it does."""
+def _forward(parameters: Sequence[str], call: str, axes: Axes) -> str:
+    """The source of ``forward``; the program knows no bound, so what is around it does."""
     lines = [f"def forward(self, {', '.join(parameters)}):"]
     for axis, limit in axes.limits.items():
-        index = axes.names.index(axis)
-        size = next(f"{name}.size({index})" for name, x in example.items() if x.dim() > index)
+        position, dim = axes.place(axis)
+        size = f"{parameters[position].partition(':')[0]}.size({dim})"
         sentence = f"'`{axis}` must be at most {limit}, got {{}}'.format({size})"
         lines += [f"    if {size} > {limit}:", f"        raise ValueError({sentence})"]
     return "\n".join([*lines, f"    return {call}", ""])

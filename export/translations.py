@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, Union
 
 import torch
-from onnxscript import DOUBLE, FLOAT, graph, script
+from onnxscript import BOOL, DOUBLE, FLOAT, graph, script
 from onnxscript import opset18 as op
 
 TFloat = TypeVar("TFloat", bound=Union[FLOAT, DOUBLE])
@@ -75,7 +75,15 @@ def _erfinv(y: Any) -> Any:
     return op.Mul(y, op.Where(op.Less(w, number(5.0)), centre, tail))
 
 
+def _where(condition: Any, x: Any, other: Any) -> Any:
+    """ONNX Runtime selects no flags."""
+    if x.dtype != BOOL.dtype or other.dtype != BOOL.dtype:
+        return op.Where(condition, x, other)
+    return op.Or(op.And(condition, x), op.And(op.Not(condition), other))
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.compiled_rl.linear_recurrence.default: _linear_recurrence,
     torch.ops.aten.erfinv.default: _erfinv,
+    torch.ops.aten.where.self: _where,
 }

@@ -2,6 +2,7 @@
 
 from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
 from compiled_rl.training.epochs import UpdateEpochs
+from compiled_rl.training.named import NamedUpdate
 from compiled_rl.training.pure import Update
 from compiled_rl.training.rollout import Collector, Environments
 from compiled_rl.training.targets import HardUpdate, SoftUpdate
@@ -12,6 +13,7 @@ __all__ = [
     "Collector",
     "Environments",
     "HardUpdate",
+    "NamedUpdate",
     "SoftUpdate",
     "TargetNetUpdater",
     "Update",

@@ -15,6 +15,11 @@ Rule = Callable[[Tensors, Tensors], Tensors]
 UPDATES = "updates"
 
 
+def rate_names(groups: int) -> list[str]:
+    """The names of the learning rates of so many groups of parameters."""
+    return ["learning_rate"] if groups == 1 else [f"learning_rate_{k}" for k in range(groups)]
+
+
 class Coefficients:
     """The numbers that a rule may read and move: learning rates, and what a loss anneals.
 
@@ -36,11 +41,7 @@ class Coefficients:
         if not callable(rule):
             raise TypeError(f"UpdateStep: `rule` must be a function or None, got {rule!r}")
         self._loss, self._rule = loss, rule
-        alone = len(groups) == 1
-        self._groups = {
-            "learning_rate" if alone else f"learning_rate_{k}": group
-            for k, group in enumerate(groups)
-        }
+        self._groups = dict(zip(rate_names(len(groups)), groups, strict=True))
         own = loss.named_buffers(recurse=False)
         self._names = [name for name, x in own if x.dim() == 0 and x.is_floating_point()]
         state = [[group.state() for group in groups]]

@@ -38,7 +38,7 @@ class Group:
         group = optimizer.param_groups[index]
         self.names, self.options = _names_of(group, names), _options_of(group)
         self._params: list[Tensor] = list(group["params"])
-        self._slots = RULES[type(optimizer)].slots(group)
+        self.slots = RULES[type(optimizer)].slots(group)
         self._owned: list[dict[str, Tensor]] = []
         self._rate = Number(_rate_of(self._params))
 
@@ -51,12 +51,12 @@ class Group:
             self._owned = []  # a state dict was loaded, or something was reset
         if not self._owned:
             self._owned = [self._made(p) for p in self._params]
-        slots = {name: [own[name] for own in self._owned] for name in self._slots}
+        slots = {name: [own[name] for own in self._owned] for name in self.slots}
         return GroupState(self._rate.holding(group["lr"]), slots)
 
     def _made(self, parameter: Tensor) -> dict[str, Tensor]:
         own: dict[str, Tensor] = self._optimizer.state[parameter]
-        for name in self._slots:
+        for name in self.slots:
             if name == "step":  # where the parameter is: a graph of one device has no other tensors
                 own[name] = own.get(name, torch.tensor(0.0)).to(parameter.device)
             elif name not in own:

@@ -36,6 +36,7 @@ def _adam(
         slots["step"],
         foreach=False,
         fused=_in_one_kernel(params, grads, slots),
+        differentiable=get_proxy_mode() is not None,  # else numbers would be read of the tensors
         decoupled_weight_decay=options["decoupled_weight_decay"],
         amsgrad=options["amsgrad"],
         beta1=beta1,
@@ -54,20 +55,22 @@ def _adam_slots(group: Mapping[str, Any]) -> list[str]:
 def _sgd(
     options: Options, params: list[Tensor], grads: list[Tensor], slots: Lists, rate: Tensor
 ) -> None:
+    changes = [torch.zeros_like(p) for p in params]
     none: list[Any] = [None] * len(params)
     sgd(
-        params,
-        grads,
+        changes,
+        _decayed(options, params, grads),
         slots.get("momentum_buffer", none),
         foreach=False,
         fused=_in_one_kernel(params, grads, slots),
-        weight_decay=options["weight_decay"],
+        weight_decay=0.0,
         momentum=options["momentum"],
-        lr=rate,  # type: ignore[arg-type]  # torch takes a tensor, as Adam does
+        lr=1.0,
         dampening=options["dampening"],
         nesterov=options["nesterov"],
-        maximize=options["maximize"],
+        maximize=False,
     )
+    _move_by(changes, params, rate)
 
 
 def _sgd_slots(group: Mapping[str, Any]) -> list[str]:
@@ -77,13 +80,10 @@ def _sgd_slots(group: Mapping[str, Any]) -> list[str]:
 def _rmsprop(
     options: Options, params: list[Tensor], grads: list[Tensor], slots: Lists, rate: Tensor
 ) -> None:
-    """Torch's own would make a number of the rate: it moves zeros at a rate of one instead."""
-    sign = -1.0 if options["maximize"] else 1.0
-    decay = options["weight_decay"]
     changes = [torch.zeros_like(p) for p in params]
     rmsprop(
         changes,
-        [sign * grad + decay * p for grad, p in zip(grads, params, strict=True)],
+        _decayed(options, params, grads),
         slots["square_avg"],
         slots.get("grad_avg", []),
         slots.get("momentum_buffer", []),
@@ -96,13 +96,27 @@ def _rmsprop(
         momentum=options["momentum"],
         centered=options["centered"],
     )
-    for p, change in zip(params, changes, strict=True):
-        p.add_(rate * change)
+    _move_by(changes, params, rate)
 
 
 def _rmsprop_slots(group: Mapping[str, Any]) -> list[str]:
     momentum, centered = group["momentum"] > 0, group["centered"]
     return ["step", "square_avg"] + ["momentum_buffer"] * momentum + ["grad_avg"] * centered
+
+
+# Torch's own SGD and RMSprop would make a number of the rate: they move zeros at a rate of one.
+
+
+def _decayed(options: Options, params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    """The gradients with the decay of weights, of what is minimised."""
+    sign = -1.0 if options["maximize"] else 1.0
+    decay = options["weight_decay"]
+    return [sign * grad + decay * p for grad, p in zip(grads, params, strict=True)]
+
+
+def _move_by(changes: list[Tensor], params: list[Tensor], rate: Tensor) -> None:
+    for p, change in zip(params, changes, strict=True):
+        p.add_(rate * change)
 
 
 def _in_one_kernel(params: list[Tensor], grads: list[Tensor], slots: Lists) -> bool:

@@ -47,9 +47,12 @@ def test_the_contract_is_beside_the_file_and_in_it(tmp_path):
     inside = OnnxModel(tmp_path / "policy.onnx").contract
     assert beside.pop("sha256") == hashlib.sha256(report.path.read_bytes()).hexdigest()
     assert beside == inside
-    assert inside["inputs"] == [{"name": "observation", "dtype": "float32", "shape": ["batch", 4]}]
-    assert inside["outputs"] == [{"name": "action", "dtype": "float32", "shape": ["batch", 2]}]
-    assert inside["action_range"] == {"low": LOW.tolist(), "high": HIGH.tolist()}
+    (observation,), (action,) = inside["inputs"], inside["outputs"]
+    assert observation.pop("meaning") and action.pop("meaning")
+    assert observation == {"name": "observation", "dtype": "float32", "shape": ["batch", 4]}
+    assert action.pop("low") == LOW.tolist() and action.pop("high") == HIGH.tolist()
+    assert action == {"name": "action", "dtype": "float32", "shape": ["batch", 2]}
+    assert inside["versions"]["opset"] == 18
     assert inside["normalizer"]["mean"] == policy.network[0].mean.tolist()
     assert [row["max_error"] for row in inside["verification"]] == [
         check.max_error for check in report.checks
@@ -378,6 +381,17 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         to_onnx(targets()["value"], torch.randn(2, 4), tmp_path / "f.onnx")
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("opset", [17, 99])
+def test_an_opset_that_there_is_not(opset, tmp_path):
+    with pytest.raises(ExportError, match=f"`opset` must be from 18 to .*, got {opset}"):
+        to_onnx(two_outputs, torch.randn(2, 4), tmp_path / "f.onnx", opset=opset)
+
+
+def test_another_opset(tmp_path):
+    to_onnx(two_outputs, torch.randn(2, 4), tmp_path / "f.onnx", opset=20)
+    assert OnnxModel(tmp_path / "f.onnx").contract["versions"]["opset"] == 20
 
 
 def test_the_runtime_names_its_inputs(tmp_path):

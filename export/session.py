@@ -1,0 +1,112 @@
+"""Open a file in ONNX Runtime: an intact file, on the providers that were asked for."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Optional
+
+import onnxruntime
+
+from compiled_rl.export.names import contract_of
+
+CPU = "CPUExecutionProvider"
+Provider = str | tuple[str, dict[str, Any]]
+Providers = Optional[Sequence[Provider]]
+
+_CUDA = "CUDAExecutionProvider"
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+
+
+def open_session(owner: str, path: str | Path, providers: Providers = None) -> Any:
+    """A session of the file.
+
+    Args:
+        owner: the class for which it is opened, for the words of an error.
+        path: of the ``.onnx`` file.
+        providers: names, or names with options, in the order in which they are tried; None: CUDA
+            where the session gets it, else the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: two distributions of ONNX Runtime have overwritten each other.
+        ValueError: the file is no model or not the one that was written, or a provider is not
+            there.
+    """
+    _check_installation(owner)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{owner}: `path` must be a file, got {path}")
+    _check_digest(owner, Path(path))
+    asked = _names(owner, providers)
+    _check_providers(owner, asked, onnxruntime.get_available_providers())
+    session = _session(owner, path, _preferred() if providers is None else list(providers))
+    _check_providers(owner, asked, session.get_providers())
+    return session
+
+
+def _session(owner: str, path: str | Path, providers: list[Provider]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # waking a second thread costs more than a small network
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise ValueError(f"{owner}: {path} is not a model that can be run: {error}") from None
+
+
+def _preferred() -> list[Provider]:
+    available = onnxruntime.get_available_providers()
+    return [name for name in (_CUDA, CPU) if name in available]
+
+
+def _names(owner: str, providers: Providers) -> list[str]:
+    """Of the providers that were asked for, without their options."""
+    if isinstance(providers, str):
+        raise ValueError(f"{owner}: `providers` must be a sequence of names, got {providers!r}")
+    return [item if isinstance(item, str) else item[0] for item in providers or ()]
+
+
+def _check_providers(owner: str, asked: list[str], got: list[str]) -> None:
+    """Refuse a provider without which the session would be slower than asked for."""
+    missing = [name for name in asked if name not in got]
+    if missing:
+        raise ValueError(
+            f"{owner}: `providers` must be of those that ONNX Runtime gets here, {got}, "
+            f"got {missing}; onnxruntime-gpu has CUDA and TensorRT, if their libraries are found"
+        )
+
+
+def _check_installation(owner: str) -> None:
+    """Both distributions are the module ``onnxruntime``: together they are a mixture of files."""
+    together = all(_is_installed(name) for name in _DISTRIBUTIONS)
+    if together or not hasattr(onnxruntime, "InferenceSession"):
+        found = "both installed" if together else "what is left of them is empty"
+        raise RuntimeError(
+            f"{owner}: one of onnxruntime and onnxruntime-gpu must be installed, {found}; run "
+            "`pip uninstall -y onnxruntime onnxruntime-gpu` and install the one that you want"
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _check_digest(owner: str, path: Path) -> None:
+    """Refuse a file that is not the one beside which its contract was written."""
+    beside = contract_of(path)
+    if not beside.is_file():
+        return
+    try:
+        expected = json.loads(beside.read_text()).get("sha256")
+    except ValueError:
+        raise ValueError(f"{owner}: {beside} is corrupted: it must be JSON") from None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if expected not in (None, digest):
+        raise ValueError(
+            f"{owner}: {path} is corrupted, or of another export than {beside.name}: its SHA-256 "
+            f"must be {expected}, got {digest}"
+        )

@@ -1,0 +1,193 @@
+"""Learn with ONNX Runtime alone: a file that holds training steps, and what they move."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from compiled_rl.export.names import STATE_KEY, arrays_of
+from compiled_rl.export.runtime import OnnxModel
+
+Arrays = dict[str, np.ndarray]
+MINIBATCHES = "minibatches"
+
+
+class OnnxTrainer:
+    """Takes the steps of a file that ``to_onnx`` made of an ``UpdateStep`` or ``UpdateEpochs``.
+
+    .. code-block:: python
+
+        trainer = OnnxTrainer("update.onnx")
+        metrics = trainer(observation=..., action=..., advantage=...)
+        policy.load(trainer.state)                              # an OnnxPolicy with parameters
+        trainer.save("learned.npz")
+
+    Of ``UpdateEpochs``, a call takes every epoch, over minibatches of rows in an order that is
+    drawn here, the last one smaller where they do not divide the rows, and stops behind an epoch
+    whose mean ``kl`` is above ``target_kl``.
+
+    Args:
+        path: of the ``.onnx`` file.
+        seed: of the orders and of noise.
+        providers: as ``OnnxModel`` takes them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no ONNX model, or holds no training step.
+
+    Attributes:
+        state: what the steps move and what they are told, such as ``learning_rate``, by input
+            name. Write to it to change a number.
+        updates: how many steps were taken.
+    """
+
+    def __init__(
+        self, path: str | Path, *, seed: int = 0, providers: Optional[tuple[str, ...]] = None
+    ) -> None:
+        self.model = OnnxModel(path)
+        contract = self.model.contract
+        self._following: dict[str, Optional[str]] = contract.get("state", {})
+        stored = self.model.session.get_modelmeta().custom_metadata_map.get(STATE_KEY, "")
+        self.state = arrays_of(stored)
+        if not any(self._following.get(name) for name in self.state):
+            raise ValueError(
+                f"OnnxTrainer: `path` must be a file with a training step, got {path}, which holds "
+                f"a {contract.get('target', 'model')}"
+            )
+        self._schedule: dict[str, Any] = contract.get("schedule", {})
+        self._noise = {x["name"]: x for x in contract["inputs"] if "noise" in x}
+        self._data = [x["name"] for x in contract["inputs"] if x["name"] not in self.state]
+        self._shapes = {x["name"]: x["shape"] for x in contract["inputs"]}
+        carried = {output for output in self._following.values() if output is not None}
+        self._metrics = [name for name in self.model.outputs if name not in carried]
+        self.generator = np.random.default_rng(seed)
+        self.updates = 0
+
+    def __call__(self, **batch: np.ndarray) -> Arrays:
+        """Take one step, or every step of the epochs, on a batch.
+
+        Args:
+            **batch: by name. Noise may be left out, and so may ``minibatches``, int64
+                ``[updates, rows]``; with it, just these steps are taken.
+
+        Returns:
+            The metrics; of epochs one value a step, ``[S]``.
+
+        Raises:
+            ValueError: a name, dtype or shape does not fit; nothing has moved then.
+        """
+        if not self._schedule or MINIBATCHES in batch:
+            return self._take(batch)
+        taken: list[Arrays] = []
+        for _ in range(self._schedule["epochs"]):
+            epoch = [self._take({**batch, MINIBATCHES: rows}) for rows in self._order(batch)]
+            taken += epoch
+            if self._is_far(epoch):
+                break
+        return {name: np.concatenate([x[name] for x in taken]) for name in self._metrics}
+
+    def save(self, path: str | Path) -> None:
+        """Write all that a run goes on from to an ``.npz`` file; an older one stays until then."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = {"updates": np.array(self.updates), "generator": _as_bytes(self.generator)}
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            try:
+                np.savez(file, **{f"state.{name}": x for name, x in self.state.items()}, **own)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+
+    def load(self, path: str | Path) -> None:
+        """Go on where another trainer of the same file was; to the same bits.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not of such a trainer; nothing is changed then.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"OnnxTrainer: `path` must be a file, got {path}")
+        try:
+            with np.load(path) as file:
+                stored = dict(file)
+            state = {k.removeprefix("state."): x for k, x in stored.items() if "." in k}
+            generator = _of_bytes(stored["generator"])
+            updates = int(stored["updates"])
+        except Exception as error:
+            raise ValueError(f"OnnxTrainer: {path} is not a trainer's state: {error}") from None
+        self._check_state(state, path)
+        self.state, self.generator, self.updates = state, generator, updates
+
+    def _check_state(self, state: Mapping[str, np.ndarray], path: str | Path) -> None:
+        for name in [*self.state, *state]:
+            was, x = self.state.get(name), state.get(name)
+            if was is None or x is None or was.shape != x.shape or was.dtype != x.dtype:
+                raise ValueError(
+                    f"OnnxTrainer: the state in {path} must be of this file, whose `{name}` is "
+                    f"{_described(was)}, got {_described(x)}"
+                )
+
+    def _take(self, batch: Mapping[str, np.ndarray]) -> Arrays:
+        """What one call of the graph gives, after the state has moved."""
+        outputs = self.model(**self.state, **batch, **self._drawn(batch))
+        taken = len(batch[MINIBATCHES]) if MINIBATCHES in batch else 1
+        for name, output in self._following.items():
+            if output is not None:
+                self.state[name] = outputs[output]
+        self.updates += taken
+        return {name: outputs[name] for name in self._metrics}
+
+    def _drawn(self, batch: Mapping[str, np.ndarray]) -> Arrays:
+        """The noise that was not given."""
+        sizes = {
+            axis: size
+            for name, x in batch.items()
+            for axis, size in zip(self._shapes.get(name, ()), np.shape(x), strict=False)
+        }
+        return {
+            name: _draw(self.generator, entry, [sizes.get(axis, axis) for axis in entry["shape"]])
+            for name, entry in self._noise.items()
+            if name not in batch
+        }
+
+    def _order(self, batch: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """The rows of every step of an epoch: those of one size in one call."""
+        named = [x for name, x in batch.items() if name in self._data]
+        rows = self.generator.permutation(len(named[0]) if named else 0)
+        size = self._schedule["minibatch_size"]
+        whole = len(rows) // size * size
+        if whole:
+            yield rows[:whole].reshape(-1, size)
+        if whole < len(rows):
+            yield rows[None, whole:]
+
+    def _is_far(self, epoch: list[Arrays]) -> bool:
+        bound = self._schedule.get("target_kl")
+        if bound is None:
+            return False
+        return bool(np.concatenate([x[self._schedule["kl"]] for x in epoch]).mean() > bound)
+
+
+def _draw(generator: np.random.Generator, entry: Mapping[str, Any], shape: Any) -> np.ndarray:
+    draw = generator.random if entry["noise"] == "uniform" else generator.standard_normal
+    return np.asarray(draw(shape, dtype=entry["dtype"]))
+
+
+def _described(x: Optional[np.ndarray]) -> str:
+    return "none" if x is None else f"{x.dtype} of shape {list(x.shape)}"
+
+
+def _as_bytes(generator: np.random.Generator) -> np.ndarray:
+    return np.frombuffer(json.dumps(generator.bit_generator.state).encode(), np.uint8)
+
+
+def _of_bytes(stored: np.ndarray) -> np.random.Generator:
+    generator = np.random.default_rng()
+    generator.bit_generator.state = json.loads(stored.tobytes())
+    return generator
