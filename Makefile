@@ -27,7 +27,12 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-slow: .venv/installed  ## only what `test` leaves out: Inductor everywhere, more compilations, learning
+# Clients in other languages than Python; without npm, their tests skip.
+tests/clients/node_modules/installed: tests/clients/package.json
+	-npm install --prefix tests/clients --ignore-scripts --no-package-lock --no-audit --no-fund \
+		--fetch-retries 1 --loglevel error && touch $@
+
+slow: .venv/installed tests/clients/node_modules/installed  ## only what `test` leaves out: Inductor, learning, other languages
 	$(BIN)/pytest -m slow
 
 bench: .venv/installed  ## the tables of benchmarks/README.md
@@ -39,4 +44,4 @@ bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.end_to_end
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv runs build dist *.egg-info tests/clients/node_modules

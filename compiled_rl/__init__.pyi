@@ -4,6 +4,7 @@ from compiled_rl import functional as functional
 from compiled_rl import losses as losses
 from compiled_rl import modules as modules
 from compiled_rl import training as training
+from compiled_rl.adapters.deploy import to_policy as to_policy
 from compiled_rl.adapters.hold_out import hold_out_net as hold_out_net
 from compiled_rl.adapters.hold_out import hold_out_params as hold_out_params
 from compiled_rl.adapters.hold_out import next_state_value as next_state_value
@@ -39,7 +40,9 @@ from compiled_rl.modules import PercentileValueNorm as PercentileValueNorm
 from compiled_rl.modules import Policy as Policy
 from compiled_rl.modules import PopArtValueNorm as PopArtValueNorm
 from compiled_rl.modules import QPolicy as QPolicy
+from compiled_rl.modules import RecurrentPolicy as RecurrentPolicy
 from compiled_rl.modules import RunningValueNorm as RunningValueNorm
+from compiled_rl.modules import SampledPolicy as SampledPolicy
 from compiled_rl.modules import ValueHead as ValueHead
 from compiled_rl.modules import ValueNorm as ValueNorm
 from compiled_rl.training import HardUpdate as HardUpdate

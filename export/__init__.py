@@ -10,6 +10,7 @@ _HOME = {
     "to_pt2": "compiled_rl.export.pt2",
     "to_aotinductor": "compiled_rl.export.aotinductor",
     "to_torchscript": "compiled_rl.export.torchscript",
+    "to_tensorrt": "compiled_rl.export.tensorrt",
     "ExportError": "compiled_rl.export.errors",
     "Contract": "compiled_rl.export.schema",
     "Deployment": "compiled_rl.export.options",
@@ -22,6 +23,7 @@ _HOME = {
     "load_pt2": "compiled_rl.export.pt2",
     "load_aotinductor": "compiled_rl.export.aotinductor",
     "load_torchscript": "compiled_rl.export.torchscript",
+    "load_tensorrt": "compiled_rl.export.tensorrt",
 }
 
 __all__ = [*_HOME]

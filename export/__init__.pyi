@@ -10,6 +10,8 @@ from compiled_rl.export.pt2 import to_pt2 as to_pt2
 from compiled_rl.export.runtime import OnnxModel as OnnxModel
 from compiled_rl.export.runtime import OnnxPolicy as OnnxPolicy
 from compiled_rl.export.schema import Contract as Contract
+from compiled_rl.export.tensorrt import load_tensorrt as load_tensorrt
+from compiled_rl.export.tensorrt import to_tensorrt as to_tensorrt
 from compiled_rl.export.torchscript import load_torchscript as load_torchscript
 from compiled_rl.export.torchscript import to_torchscript as to_torchscript
 from compiled_rl.export.verify import Report as Report

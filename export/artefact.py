@@ -45,6 +45,7 @@ class Form(NamedTuple):
     bounded: Callable[[Target], bool]  # whether a dynamic time needs a bound
     translate: Callable[[Subject], Translation]
     load: Callable[[Path], Model]
+    fitted: Callable[[Subject], Subject] = lambda subject: subject  # to what this kind asks of it
 
 
 def make(
@@ -65,6 +66,7 @@ def make(
         bounded = form.bounded(target)
         with at_rest(target):
             subject = subject_of(target, example, dynamic, max_time, bounded, options)
+        subject = form.fitted(subject)
         with _folder_beside(path) as folder:
             made = folder / path.name
             with at_rest(target):

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, cycle
+from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -11,6 +12,7 @@ from compiled_rl.export.errors import ExportError
 
 TIME = "time"
 Named = tuple[Optional[str], ...]
+Range = tuple[int, int, int]
 # The names of the leading axes of all inputs, or by input the name of each axis.
 Dynamic = Sequence[str] | Mapping[str, Sequence[Optional[str]]]
 
@@ -27,16 +29,19 @@ class Axes(NamedTuple):
         names: of the axes, in the order in which the user gave them.
         of: by input, the name of each axis; None where its size is fixed.
         max_time: the longest ``time``.
+        ranges: by name, the smallest, usual and largest size, where a file is made for them.
     """
 
     names: tuple[str, ...]
     of: dict[str, Named]
     max_time: Optional[int]
+    ranges: Mapping[str, Range] = MappingProxyType({})
 
     @property
     def limits(self) -> dict[str, int]:
         """The largest size of each axis that is bounded."""
-        return {} if self.max_time is None else {TIME: self.max_time}
+        time = {} if self.max_time is None else {TIME: self.max_time}
+        return {**time, **{name: largest for name, (_, _, largest) in self.ranges.items()}}
 
     def named_shape(self, name: str, x: Tensor) -> list[int | str]:
         """The shape of an input, with names where it may change."""
@@ -68,20 +73,28 @@ class Axes(NamedTuple):
         """The sizes at which an artefact is verified; the last are the longest."""
         others = [name for name in self.names if name != TIME]
         order = [*others[:1], *self._time(), *others[1:]]
-        rows = dict(zip(order, chain(_SIZES[:1], cycle(_SIZES[1:])), strict=False))
+        rows: dict[str, Sequence[int]] = dict(
+            zip(order, chain(_SIZES[:1], cycle(_SIZES[1:])), strict=False)
+        )
+        for turn, (name, row) in enumerate(self.ranges.items()):  # no two axes in the same order
+            rows[name] = (*row[turn % 3 :], *row[: turn % 3])
         sizes = [{name: rows[name][k] for name in self.names} for k in range(len(_SIZES))]
         longest = {name: self.max_time or _LONG if name == TIME else 2 for name in self.names}
         return [self._within(row) for row in [*sizes, *[longest for _ in self._time()]]]
 
     def too_long(self) -> dict[str, int]:
         """Sizes just past the bound."""
-        return {name: self.limits[TIME] + 1 if name == TIME else 2 for name in self.names}
+        return {**self._within(dict.fromkeys(self.names, 2)), TIME: self.limits[TIME] + 1}
 
     def _time(self) -> list[str]:
         return [name for name in self.names if name == TIME]
 
     def _within(self, sizes: dict[str, int]) -> dict[str, int]:
-        return {name: min(size, self.limits.get(name, size)) for name, size in sizes.items()}
+        smallest = {name: row[0] for name, row in self.ranges.items()}
+        return {
+            name: max(min(size, self.limits.get(name, size)), smallest.get(name, 0))
+            for name, size in sizes.items()
+        }
 
 
 def check_dynamic(dynamic: Dynamic) -> None:

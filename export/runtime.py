@@ -45,7 +45,7 @@ class Expected(NamedTuple):
 
     def _fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
         return len(shape) == len(self.shape) and all(
-            axis is None or size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+            size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis or size)
             for axis, size in zip(self.shape, shape, strict=True)
         )
 
@@ -282,7 +282,7 @@ class OnnxPolicy(_OnnxFile):
 
 
 def _expected(x: Any) -> Expected:
-    return Expected(x.name, _DTYPES.get(x.type, np.dtype(object)), list(x.shape))
+    return Expected(x.name, _DTYPES.get(x.type, np.dtype("O")), list(x.shape))
 
 
 def _zeros(x: Expected, given: Optional[np.ndarray], sizes: Mapping[str, int]) -> np.ndarray:
@@ -305,7 +305,7 @@ def _draw(generator: np.random.Generator, kind: str, buffer: np.ndarray) -> None
     draw(out=buffer, dtype=buffer.dtype)
 
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype("float32"),
     "tensor(double)": np.dtype("float64"),
     "tensor(float16)": np.dtype("float16"),

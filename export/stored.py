@@ -66,8 +66,8 @@ def is_vouched_for(path: Path) -> bool:
         raise CorruptedError(f"{beside} is corrupted: it is no contract") from None
     if digest != expected:
         raise CorruptedError(
-            f"{path} is corrupted: its SHA-256 must be {str(expected)[:12]}…, as {beside.name} has it, "
-            f"got {digest[:12]}…"
+            f"{path} is corrupted: its SHA-256 must be {str(expected)[:12]}…, as "
+            f"{beside.name} has it, got {digest[:12]}…"
         )
     return True
 

@@ -41,7 +41,7 @@ class OnnxTrainer:
 
     Attributes:
         state: what the steps move and what they are told, such as ``learning_rate``, by input
-            name. Write to it to change a number.
+            name. Write to it to change a number: ``trainer.state["learning_rate"] = 1e-4``.
         updates: how many steps were taken.
     """
 
@@ -61,6 +61,7 @@ class OnnxTrainer:
         self._schedule: dict[str, Any] = contract.get("schedule", {})
         self._noise = {x["name"]: x for x in contract["inputs"] if "noise" in x}
         self._data = [x["name"] for x in contract["inputs"] if x["name"] not in self.state]
+        self._dtypes = {name: x.dtype for name, x in self.state.items()}
         self._shapes = {x["name"]: x["shape"] for x in contract["inputs"]}
         carried = {output for output in self._following.values() if output is not None}
         self._metrics = [name for name in self.model.outputs if name not in carried]
@@ -135,7 +136,8 @@ class OnnxTrainer:
 
     def _take(self, batch: Mapping[str, np.ndarray]) -> Arrays:
         """What one call of the graph gives, after the state has moved."""
-        outputs = self.model(**self.state, **batch, **self._drawn(batch))
+        state = {k: np.asarray(x, self._dtypes[k]) for k, x in self.state.items()}
+        outputs = self.model(**state, **batch, **self._drawn(batch))
         taken = len(batch[MINIBATCHES]) if MINIBATCHES in batch else 1
         for name, output in self._following.items():
             if output is not None:

@@ -1,6 +1,7 @@
 """Plain ``nn.Module`` building blocks: policies, families, heads, normalisers."""
 
 from compiled_rl.modules.coefficients import CoefficientModule
+from compiled_rl.modules.concatenated import Concatenated
 from compiled_rl.modules.ensemble import Ensemble
 from compiled_rl.modules.families import (
     Bernoulli,
@@ -27,13 +28,17 @@ from compiled_rl.modules.heads import (
     StateIndependentScale,
     ValueHead,
 )
+from compiled_rl.modules.memory import FrameStack
 from compiled_rl.modules.mixers import QMixer, VDNMixer
+from compiled_rl.modules.named import NamedModule, NamedPolicy
 from compiled_rl.modules.normalizer import ObservationNormalizer
 from compiled_rl.modules.percentile_norm import PercentileValueNorm
 from compiled_rl.modules.policy import ActionOutput, Policy
 from compiled_rl.modules.q_policy import ExpectedActionValue, QPolicy, action_family
 from compiled_rl.modules.reads import Reads
 from compiled_rl.modules.recurrent import GRU
+from compiled_rl.modules.recurrent_policy import RecurrentPolicy
+from compiled_rl.modules.sampled import SampledPolicy
 from compiled_rl.modules.targets import frozen_copy
 from compiled_rl.modules.value_norm import PopArtValueNorm, RunningValueNorm, ValueNorm
 
@@ -45,16 +50,20 @@ __all__ = [
     "Categorical",
     "CoefficientModule",
     "Composite",
+    "Concatenated",
     "Deterministic",
     "Ensemble",
     "ExpectedActionValue",
     "Family",
+    "FrameStack",
     "FromDistribution",
     "Independent",
     "MaskedCategorical",
     "MaskedOneHotCategorical",
     "MultiCategorical",
     "MultiOneHotCategorical",
+    "NamedModule",
+    "NamedPolicy",
     "Normal",
     "ObservationNormalizer",
     "OneHotCategorical",
@@ -64,7 +73,9 @@ __all__ = [
     "QMixer",
     "QPolicy",
     "Reads",
+    "RecurrentPolicy",
     "RunningValueNorm",
+    "SampledPolicy",
     "StateDependentScale",
     "StateIndependentScale",
     "TanhDeterministic",

@@ -26,7 +26,9 @@ def loss_and_batch(name: str) -> tuple[losses.LossModule, dict[str, Tensor]]:
     return loss, {key: x.clone() for key, x in data.items() if key in keywords(loss)}
 
 
-def step_of(loss: losses.LossModule, optimizer: Any = torch.optim.Adam, **options: Any) -> UpdateStep:
+def step_of(
+    loss: losses.LossModule, optimizer: Any = torch.optim.Adam, **options: Any
+) -> UpdateStep:
     """A step, whose target networks follow where there are some."""
     delayed = any(name.startswith("target_") for name, _ in loss.named_buffers())
     updater = SoftUpdate(loss, tau=0.1) if delayed else None
