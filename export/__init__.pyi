@@ -14,5 +14,5 @@ from compiled_rl.export.tensorrt import load_tensorrt as load_tensorrt
 from compiled_rl.export.tensorrt import to_tensorrt as to_tensorrt
 from compiled_rl.export.torchscript import load_torchscript as load_torchscript
 from compiled_rl.export.torchscript import to_torchscript as to_torchscript
-from compiled_rl.export.verify import Report as Report
 from compiled_rl.export.trainer import OnnxTrainer as OnnxTrainer
+from compiled_rl.export.verify import Report as Report

@@ -20,7 +20,7 @@ from compiled_rl.export.contract import (
 from compiled_rl.export.errors import ExportError
 from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, contract_of, text_of
 from compiled_rl.export.options import Deployment, Options
-from compiled_rl.export.schema import Contract
+from compiled_rl.export.schema import Contract, Format
 from compiled_rl.export.signature import Example, Target, at_rest, name_of
 from compiled_rl.export.subject import Subject, subject_of
 from compiled_rl.export.verify import Model, Report, draw_trials, verify, verify_bound
@@ -40,7 +40,7 @@ class Form(NamedTuple):
     """What is different from one kind of file to the next."""
 
     function: str  # that the user called, for the error's sentence
-    name: str
+    name: Format
     suffix: str
     bounded: Callable[[Target], bool]  # whether a dynamic time needs a bound
     translate: Callable[[Subject], Translation]

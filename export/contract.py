@@ -14,7 +14,7 @@ from torch import Tensor
 from compiled_rl.adapters import keyword
 from compiled_rl.export.errors import ExportError
 from compiled_rl.export.options import Deployment
-from compiled_rl.export.schema import Contract, Entry, Measured, Normalizer, Schedule
+from compiled_rl.export.schema import Contract, Entry, Format, Measured, Normalizer, Schedule
 from compiled_rl.export.signature import modules_of, name_of
 from compiled_rl.export.subject import Subject
 from compiled_rl.export.verify import Check, Trial, dtype_name
@@ -24,7 +24,7 @@ from compiled_rl.training import UpdateEpochs, UpdateStep
 
 
 def make_contract(
-    form: str,
+    form: Format,
     subject: Subject,
     deployment: Deployment,
     trials: Sequence[Trial],
@@ -41,12 +41,11 @@ def make_contract(
     known = {**first.inputs, **first.expected}
     _check_deployment(deployment, known)
     about = {name: _about(name, subject, deployment) for name in known}
-    loss = _loss_of(target)
     try:
         return Contract(
             format=form,
             target=name_of(target),
-            algorithm=deployment.algorithm or (loss and type(loss).__name__),
+            algorithm=deployment.algorithm or _algorithm(target),
             inputs=[
                 Entry(**_tensor(name, x, axes.named_shape(name, x)), **about[name])
                 for name, x in first.inputs.items()
@@ -158,11 +157,21 @@ def _loss_of(target: Any) -> Optional[LossModule]:
     return loss if isinstance(loss, LossModule) else None
 
 
+def _algorithm(target: Any) -> Optional[str]:
+    loss = _loss_of(target)
+    return None if loss is None else type(loss).__name__
+
+
 def _schedule(target: Any) -> Optional[Schedule]:
     if not isinstance(target, UpdateEpochs):
         return None
-    bound = {} if target.target_kl is None else {"target_kl": target.target_kl, "kl": target.kl}
-    return Schedule(epochs=target.epochs, minibatch_size=target.minibatch_size, **bound)
+    bounded = target.target_kl is not None
+    return Schedule(
+        epochs=target.epochs,
+        minibatch_size=target.minibatch_size,
+        target_kl=target.target_kl,
+        kl=target.kl if bounded else None,
+    )
 
 
 def _normalizer(target: Any) -> Optional[Normalizer]:

@@ -71,6 +71,8 @@ def _drawn(
 ) -> np.ndarray:
     shape = [sizes.get(axis, axis) for axis in entry["shape"]]
     dtype = np.dtype(entry["dtype"])
+    if carried:
+        return np.zeros(shape, dtype)
     if dtype.kind != "f":
         return generator.integers(0, 2, shape).astype(dtype)
     if entry.get("noise") == "uniform":

@@ -18,6 +18,7 @@ from compiled_rl.export.errors import ExportError
 from compiled_rl.export.options import Options
 from compiled_rl.export.program import export_program, owner_of
 from compiled_rl.export.runtime import OnnxModel
+from compiled_rl.export.session import CPU
 from compiled_rl.export.signature import Example, Target
 from compiled_rl.export.subject import Subject
 from compiled_rl.export.translations import TRANSLATIONS
@@ -76,7 +77,7 @@ class OnnxTensors:
     """An ``OnnxModel`` that takes and returns tensors."""
 
     def __init__(self, path: Path) -> None:
-        self.model = OnnxModel(path)
+        self.model = OnnxModel(path, providers=(CPU,))
         self.inputs, self.outputs = self.model.inputs, self.model.outputs
 
     def program(self, *tensors: Tensor) -> list[Any]:

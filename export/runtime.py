@@ -83,8 +83,8 @@ class OnnxModel(_OnnxFile):
 
     Args:
         path: of the ``.onnx`` file; if its contract is beside it, its SHA-256 is compared.
-        providers: of ONNX Runtime, in the order in which they are tried; None: CUDA where the
-            session gets it, else the CPU. ``self.providers`` says which it got.
+        providers: of ONNX Runtime, in the order in which they are tried; None: CUDA, without
+            TF32, where the session gets it, else the CPU. ``self.providers`` says which it got.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -118,7 +118,8 @@ class OnnxPolicy(_OnnxFile):
 
     What the contract names as state is carried from call to call, and is zero where an episode
     begins; an input ``is_init`` is told so. Noise is drawn. Parameters that are inputs are held at
-    the values that the file has, until ``load``. Any of these may be given by name, for one call.
+    the values that the file has, until ``load``. Any of these may be given by name, for one call: a
+    state that was saved, for instance, from which an episode then goes on.
 
     On the CPU, arrays are bound to buffers once for a number of environments and used at every
     call; what is returned is a copy. On other providers the runtime moves the arrays at each call.
@@ -126,11 +127,10 @@ class OnnxPolicy(_OnnxFile):
 
     Args:
         path: of the ``.onnx`` file; if its contract is beside it, its SHA-256 is compared.
-        providers: of ONNX Runtime, in the order in which they are tried; None: CUDA where the
-            session gets it, else the CPU. ``self.providers`` says which it got. TensorRT is
-            ``("TensorrtExecutionProvider", "CUDAExecutionProvider")``; with options it is a pair,
-            ``("TensorrtExecutionProvider", {"trt_fp16_enable": True, "trt_engine_cache_enable":
-            True, "trt_engine_cache_path": "engines"})``.
+        providers: as in ``OnnxModel``. TensorRT is ``("TensorrtExecutionProvider",
+            "CUDAExecutionProvider")``; with options it is a pair, ``("TensorrtExecutionProvider",
+            {"trt_fp16_enable": True, "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": "engines"})``.
         seed: of the noise.
 
     Attributes:
@@ -254,7 +254,7 @@ class OnnxPolicy(_OnnxFile):
         return outputs
 
     def _sized(self, given: Mapping[str, np.ndarray]) -> Buffers:
-        """Buffers of the sizes of what is given, in which every episode begins."""
+        """Buffers of the sizes of what is given; every episode begins, or goes on from a state."""
         sizes = self._check(given)
         if self._buffers is not None and self._carried:
             before = self._check({k: self._buffers.inputs[k] for k in given})
@@ -267,7 +267,7 @@ class OnnxPolicy(_OnnxFile):
             for name, x in self.expected.items()
         }
         if _IS_INIT in inputs:
-            inputs[_IS_INIT].fill(True)
+            inputs[_IS_INIT].fill(given.keys().isdisjoint(self._carried))
         return Buffers(self.session, inputs, self._promised, sizes)
 
     def _row_axis(self, name: str) -> int:

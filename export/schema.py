@@ -5,6 +5,7 @@ from typing import Any, Literal, Optional
 from pydantic import BaseModel, ConfigDict, Field
 
 Number = float | list[float]
+Format = Literal["onnx", "pt2", "aotinductor", "torchscript", "tensorrt"]
 Shape = list[int | str | None]
 
 
@@ -19,9 +20,13 @@ class Entry(_Strict):
     dtype: str = Field(description="as numpy writes it")
     shape: Shape = Field(description="a size, the name of an axis, or null: neither")
     meaning: Optional[str] = None
-    low: Optional[Number] = Field(None, description="smallest value, one or one a component")
-    high: Optional[Number] = Field(None, description="largest value, one or one a component")
-    components: Optional[list[str]] = Field(None, description="names along the last axis")
+    low: Optional[Number] = Field(
+        default=None, description="smallest value, one or one a component"
+    )
+    high: Optional[Number] = Field(
+        default=None, description="largest value, one or one a component"
+    )
+    components: Optional[list[str]] = Field(default=None, description="names along the last axis")
     noise: Optional[Literal["normal", "uniform"]] = Field(
         None, description="drawn by the caller: standard normal, or uniform in [0, 1)"
     )
@@ -41,7 +46,7 @@ class Measured(_Strict):
 
     sizes: dict[str, int]
     max_error: float = Field(description="largest absolute difference")
-    ties: int = Field(0, description="values that differ by more, where rounding decides")
+    ties: int = Field(default=0, description="values that differ by more, where rounding decides")
 
 
 class Schedule(_Strict):
@@ -49,15 +54,17 @@ class Schedule(_Strict):
 
     epochs: int = Field(ge=1)
     minibatch_size: int = Field(ge=1, description="in rows")
-    target_kl: Optional[float] = Field(None, description="an epoch above it is the last one")
-    kl: Optional[str] = Field(None, description="the metric that is held to it")
+    target_kl: Optional[float] = Field(
+        default=None, description="an epoch above it is the last one"
+    )
+    kl: Optional[str] = Field(default=None, description="the metric that is held to it")
 
 
 class Contract(_Strict):
     """What a file promises: names, shapes, state, units, versions, and how it was proven."""
 
     schema_version: Literal[1] = 1
-    format: Literal["onnx", "pt2", "aotinductor", "torchscript", "tensorrt"]
+    format: Format
     target: str = Field(description="what was exported: a class or a function")
     algorithm: Optional[str] = None
     inputs: list[Entry]
@@ -68,10 +75,10 @@ class Contract(_Strict):
         description="inputs that the caller keeps, and the output that replaces each; null: none"
     )
     schedule: Optional[Schedule] = None
-    control_rate: Optional[float] = Field(None, gt=0, description="in Hz")
+    control_rate: Optional[float] = Field(default=None, gt=0, description="in Hz")
     action_scale: Optional[Number] = None
     action_offset: Optional[Number] = None
     normalizer: Optional[Normalizer] = None
     versions: dict[str, Any]
     verification: list[Measured] = []
-    sha256: Optional[str] = Field(None, description="of the file; beside it only")
+    sha256: Optional[str] = Field(default=None, description="of the file; beside it only")

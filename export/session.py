@@ -15,7 +15,8 @@ CPU = "CPUExecutionProvider"
 Provider = str | tuple[str, dict[str, Any]]
 Providers = Optional[Sequence[Provider]]
 
-_CUDA = "CUDAExecutionProvider"
+# With TF32, which is the runtime's default, float32 has three digits.
+_PREFERRED: tuple[Provider, ...] = (("CUDAExecutionProvider", {"use_tf32": 0}), CPU)
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
@@ -25,8 +26,8 @@ def open_session(owner: str, path: str | Path, providers: Providers = None) -> A
     Args:
         owner: the class for which it is opened, for the words of an error.
         path: of the ``.onnx`` file.
-        providers: names, or names with options, in the order in which they are tried; None: CUDA
-            where the session gets it, else the CPU.
+        providers: names, or names with options, in the order in which they are tried; None: CUDA,
+            without TF32, where the session gets it, else the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -56,14 +57,18 @@ def _session(owner: str, path: str | Path, providers: list[Provider]) -> Any:
 
 def _preferred() -> list[Provider]:
     available = onnxruntime.get_available_providers()
-    return [name for name in (_CUDA, CPU) if name in available]
+    return [item for item in _PREFERRED if _name(item) in available]
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
 
 
 def _names(owner: str, providers: Providers) -> list[str]:
     """Of the providers that were asked for, without their options."""
     if isinstance(providers, str):
         raise ValueError(f"{owner}: `providers` must be a sequence of names, got {providers!r}")
-    return [item if isinstance(item, str) else item[0] for item in providers or ()]
+    return [_name(item) for item in providers or ()]
 
 
 def _check_providers(owner: str, asked: list[str], got: list[str]) -> None:

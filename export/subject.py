@@ -1,6 +1,7 @@
 """What is exported: positional tensors in, a flat tuple of tensors out, and the names of all."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Optional
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from compiled_rl.export.signature import (
 from compiled_rl.export.training import MINIBATCHES, EpochModule, StepModule, following
 from compiled_rl.training import NamedUpdate, UpdateEpochs, UpdateStep
 
-Draw = Callable[[], Tensor]
+Draw = Callable[[], dict[str, Tensor]]
 
 
 class Subject(NamedTuple):
@@ -95,7 +96,7 @@ def subject_of(
         axes,
         {**dict.fromkeys(held), **_state(called, options, new, names)},
         held,
-        {new[name]: _kind_of(lambda name=name: _drawn(called, named)[name]) for name in drawn},
+        {new[name]: _kind_of(partial(_drawn, called, named), name) for name in drawn},
         {},
     )
 
@@ -139,7 +140,7 @@ def _of_training(
     update = module.update
     state: dict[str, Optional[str]] = dict.fromkeys(update.state)
     state |= {name: following(name) for name in update.moved}
-    kinds = {name: _kind_of(lambda name=name: update.redrawn()[name]) for name in update.noise}
+    kinds = {name: _kind_of(update.redrawn, name) for name in update.noise}
     example = check_example(module.example, axes)
     return Subject(target, module, example, module.outputs, axes, state, update.state, kinds, rows)
 
@@ -163,11 +164,11 @@ def _drawn(called: Target, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {keyword(key): x for key, x in draw(dict(named)).items()}
 
 
-def _kind_of(draw: Draw) -> str:
+def _kind_of(draw: Draw, name: str) -> str:
     """Standard normal noise, or uniform in [0, 1): as many draws as settle it."""
     seen = 0
     while seen < 64:
-        x = draw()
+        x = draw()[name]
         if bool((x < 0).any()):
             return "normal"
         seen += max(x.numel(), 1)
@@ -182,7 +183,7 @@ def _held(target: Target, options: Options) -> dict[str, Tensor]:
     if not isinstance(target, nn.Module):
         raise ExportError("`parameters` must go with a target that is a module, got a function")
     own = set(target.parameters())
-    held = {name: p for name, p in module.named_parameters() if p in own}
+    held: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p in own}
     if len(held) != len(own):
         raise ExportError(
             f"`parameters` must be a module with all {len(own)} parameters of the target, "

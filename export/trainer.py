@@ -11,6 +11,7 @@ import numpy as np
 
 from compiled_rl.export.names import STATE_KEY, arrays_of
 from compiled_rl.export.runtime import OnnxModel
+from compiled_rl.export.session import Providers
 
 Arrays = dict[str, np.ndarray]
 MINIBATCHES = "minibatches"
@@ -45,10 +46,8 @@ class OnnxTrainer:
         updates: how many steps were taken.
     """
 
-    def __init__(
-        self, path: str | Path, *, seed: int = 0, providers: Optional[tuple[str, ...]] = None
-    ) -> None:
-        self.model = OnnxModel(path)
+    def __init__(self, path: str | Path, *, seed: int = 0, providers: Providers = None) -> None:
+        self.model = OnnxModel(path, providers=providers)
         contract = self.model.contract
         self._following: dict[str, Optional[str]] = contract.get("state", {})
         stored = self.model.session.get_modelmeta().custom_metadata_map.get(STATE_KEY, "")
@@ -95,10 +94,11 @@ class OnnxTrainer:
         """Write all that a run goes on from to an ``.npz`` file; an older one stays until then."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = {"updates": np.array(self.updates), "generator": _as_bytes(self.generator)}
+        stored: Any = {f"state.{name}": x for name, x in self.state.items()}
+        stored |= {"updates": np.array(self.updates), "generator": _as_bytes(self.generator)}
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
             try:
-                np.savez(file, **{f"state.{name}": x for name, x in self.state.items()}, **own)
+                np.savez(file, **stored)
                 file.close()
                 os.replace(file.name, path)
             except BaseException:
