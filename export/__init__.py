@@ -20,6 +20,8 @@ _HOME = {
     "OnnxModel": "compiled_rl.export.runtime",
     "OnnxPolicy": "compiled_rl.export.runtime",
     "TorchModel": "compiled_rl.export.models",
+    "load_artefact": "compiled_rl.export.again",
+    "verify_artefact": "compiled_rl.export.again",
     "load_pt2": "compiled_rl.export.pt2",
     "load_aotinductor": "compiled_rl.export.aotinductor",
     "load_torchscript": "compiled_rl.export.torchscript",

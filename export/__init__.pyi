@@ -1,3 +1,5 @@
+from compiled_rl.export.again import load_artefact as load_artefact
+from compiled_rl.export.again import verify_artefact as verify_artefact
 from compiled_rl.export.aotinductor import load_aotinductor as load_aotinductor
 from compiled_rl.export.aotinductor import to_aotinductor as to_aotinductor
 from compiled_rl.export.errors import ExportError as ExportError

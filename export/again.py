@@ -18,6 +18,7 @@ _LOADERS = {
     "pt2": ("compiled_rl.export.pt2", "load_pt2"),
     "aotinductor": ("compiled_rl.export.aotinductor", "load_aotinductor"),
     "torchscript": ("compiled_rl.export.torchscript", "load_torchscript"),
+    "tensorrt": ("compiled_rl.export.tensorrt", "load_tensorrt"),
 }
 
 

@@ -20,8 +20,9 @@ from compiled_rl.export.contract import (
 from compiled_rl.export.errors import ExportError
 from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, contract_of, text_of
 from compiled_rl.export.options import Deployment, Options
+from compiled_rl.export.reasons import reason
 from compiled_rl.export.schema import Contract, Format
-from compiled_rl.export.signature import Example, Target, at_rest, name_of
+from compiled_rl.export.signature import Example, Target, at_rest
 from compiled_rl.export.subject import Subject, subject_of
 from compiled_rl.export.verify import Model, Report, draw_trials, verify, verify_bound
 
@@ -145,14 +146,6 @@ def _translating(target: Target) -> Iterator[None]:
     except ExportError as error:  # what walks over a graph appends where it was
         raise ExportError(str(error).partition("\n")[0]) from error
     except Exception as error:
-        raise ExportError(f"{name_of(target)} could not be exported: {_why(error)}") from error
+        raise ExportError(reason(target, error)) from error
     finally:
         logger.setLevel(level)
-
-
-def _why(error: BaseException) -> str:
-    """The first words of the error at the root."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__

@@ -132,12 +132,14 @@ def _meaning(name: str, subject: Subject) -> Optional[str]:
     """What a loss's fields say, or what the name has always meant."""
     fields = getattr(_loss_of(subject.target), "fields", ())
     meanings = {keyword(field.key): field.meaning for field in fields}
-    return meanings.get(name) or _MEANINGS.get(name)
+    drawn = "what is drawn at random, by whoever calls" if name in subject.noise else None
+    return meanings.get(name) or _MEANINGS.get(name) or drawn
 
 
 _MEANINGS = {
     "observation": "what the agent sees",
     "obs": "what the agent sees",
+    "next_observation": "what the agent sees after the action",
     "action": "the deterministic action, in the environment's units",
     "actions": "the deterministic action, in the environment's units",
     "is_init": "whether an episode begins at this step: what was remembered is forgotten",

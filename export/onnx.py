@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._errors import DispatchError
+from torch.onnx._internal.exporter._fx_passes import decompose_with_registry
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from compiled_rl.export.artefact import Form, Translation, make
 from compiled_rl.export.axes import Dynamic
@@ -81,10 +83,12 @@ class OnnxTensors:
         self.inputs, self.outputs = self.model.inputs, self.model.outputs
 
     def program(self, *tensors: Tensor) -> list[Any]:
+        """The session alone."""
         arrays = {name: x.numpy() for name, x in zip(self.inputs, tensors, strict=True)}
         return self.model.session.run(None, arrays)
 
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+        """The outputs by name."""
         outputs = self.model(**{name: x.numpy() for name, x in tensors.items()})
         return {name: torch.from_numpy(x) for name, x in outputs.items()}
 
@@ -136,10 +140,13 @@ def _without_conversion(program: ExportedProgram, error: Exception) -> Optional[
     cause: Optional[BaseException] = error
     while cause is not None and not isinstance(cause, DispatchError):
         cause = cause.__cause__
-    for node in program.run_decompositions().graph.nodes if cause is not None else ():
-        if str(node.target) in str(cause):
+    if cause is None:
+        return None
+    decomposed = decompose_with_registry(program, ONNXRegistry.from_torchlib())
+    for node in decomposed.graph.nodes:
+        if repr(node.target) in str(cause):
             return ExportError(
-                f"`{owner_of(node)}` calls {node.target}, which has no ONNX form; write it in "
+                f"{owner_of(node)} calls {node.target}, which has no ONNX form; write it in "
                 "other operators, or export with to_pt2 or to_aotinductor"
             )
     return None

@@ -44,7 +44,7 @@ def _exported(subject: Subject, wrapped: Callable[[nn.Module], nn.Module]) -> Ex
     program = torch.export.export(wrapped(module), inputs, dynamic_shapes=(axes.dynamic_shapes(),))
     if not _repeats(subject):
         raise ExportError(
-            f"`{_drawing(program)}` draws at random, so that no file could be compared with it; "
+            f"{_drawing(program)} draws at random, so that no file could be compared with it; "
             "make what it draws an input, or put it in eval mode"
         )
     return program
@@ -69,11 +69,11 @@ def _drawing(program: ExportedProgram) -> str:
 
 
 def owner_of(node: torch.fx.Node) -> str:
-    """The module in which an operator was called, as the user's module names it."""
+    """The module in which an operator was called, as the user's module names it, in ticks."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = stack[-1][0] if stack else ""
     name: str = path.removeprefix("L['self'].").removeprefix("module.").removeprefix("target.")
-    return name or "the target"
+    return f"`{name}`" if name else "the target"
 
 
 class _Refusing(nn.Module):

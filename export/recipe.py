@@ -92,8 +92,7 @@ def _at_home(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise FileNotFoundError(f"the recipe must be a file, got {path}")
     folder = str(path.resolve().parent)
-    sys.path.append(folder)
-    sys.path.append(folder)
+    sys.path.insert(0, folder)
     try:
         yield
     except Exception as error:

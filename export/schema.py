@@ -1,5 +1,6 @@
 """The published schema of a contract: what is in the file, and in the JSON beside it."""
 
+import json
 from typing import Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -82,3 +83,7 @@ class Contract(_Strict):
     versions: dict[str, Any]
     verification: list[Measured] = []
     sha256: Optional[str] = Field(default=None, description="of the file; beside it only")
+
+
+if __name__ == "__main__":
+    print(json.dumps(Contract.model_json_schema(), indent=2))

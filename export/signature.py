@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from compiled_rl.adapters import keyword
 from compiled_rl.adapters.deploy import plain_policy
 from compiled_rl.export.errors import ExportError
+from compiled_rl.losses import DeclaredLoss
 
 Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 Target = Callable[..., Any]
@@ -79,8 +81,28 @@ def named_example(target: Target, example: Example) -> dict[str, Tensor]:
 
 def deployable(target: Target) -> Target:
     """The target, or of a module that is called by keys, what is deployed of it."""
+    if isinstance(target, DeclaredLoss):
+        return _Loss(target)
     plain = plain_policy(target) if isinstance(target, nn.Module) else None
     return target if plain is None else plain
+
+
+class _Loss(nn.Module):
+    """A loss that returns all that it has by name, what is not minimised, too."""
+
+    def __init__(self, loss: DeclaredLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.input_names = [keyword(key) for key in loss.in_keys]
+
+    def forward(self, **tensors: Tensor) -> Any:
+        """The outputs by name."""
+        return self.loss(tensors)
+
+    def draw_noise(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the loss draws for these inputs, by keyword."""
+        drawn = self.loss.draw_noise(self.loss.inputs(tensors, {}))
+        return {keyword(key): x for key, x in drawn.items()}
 
 
 def renamed(example: Mapping[str, Tensor], names: Optional[Sequence[str]]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from typing import NamedTuple, Optional
 
 from torch import Tensor, nn
 
-from compiled_rl.adapters import keyword
 from compiled_rl.export.axes import Axes, Dynamic, check_axes, check_dynamic, check_example
 from compiled_rl.export.errors import ExportError
 from compiled_rl.export.options import Options
@@ -161,7 +160,8 @@ def _drawn(called: Target, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     draw = getattr(called, "draw_noise", None)
     if draw is None:
         return {}
-    return {keyword(key): x for key, x in draw(dict(named)).items()}
+    drawn: dict[str, Tensor] = draw(dict(named))
+    return drawn
 
 
 def _kind_of(draw: Draw, name: str) -> str:

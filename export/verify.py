@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from compiled_rl.export.errors import ExportError
+from compiled_rl.export.reasons import reason
 from compiled_rl.export.subject import Subject
 
 
@@ -103,8 +104,14 @@ def _nearby(x: Tensor, generator: Generator, scale: float = 0.1) -> Tensor:
 
 def _try_eager(subject: Subject, inputs: Mapping[str, Tensor], sizes: dict[str, int]) -> Trial:
     """A trial on these inputs."""
-    with torch.no_grad():
-        expected = subject.module(*[x.clone() for x in inputs.values()])
+    try:
+        with torch.no_grad():
+            expected = subject.module(*[x.clone() for x in inputs.values()])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ExportError(
+            f"{reason(subject.target, error)} at {sizes}; where an axis is a number in it, compute "
+            "with the tensor's own sizes, or leave the axis out of `dynamic`"
+        ) from error
     return Trial(sizes, dict(inputs), dict(zip(subject.outputs, expected, strict=True)))
 
 
@@ -215,7 +222,7 @@ def _excused(subject: Subject, trial: Trial, got: Mapping[str, Tensor]) -> dict[
             {k: _nearby(x, generator, 1e-15 if double else 1e-6) for k, x in trial.inputs.items()},
             trial.sizes,
         )
-        for _ in range(8)
+        for _ in range(16)
     ]
     excused = {}
     for name, x in trial.expected.items():

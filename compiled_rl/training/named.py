@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from compiled_rl.adapters import Data, keyword
+from compiled_rl.adapters import keyword
 from compiled_rl.adapters.dispatch import TIME
 from compiled_rl.training.coefficients import UPDATES, rate_names
 from compiled_rl.training.optimisers import GroupState, Tensors
@@ -44,7 +44,7 @@ class NamedUpdate:
         metrics: what else it returns, by name, of that batch.
     """
 
-    def __init__(self, step: UpdateStep, batch: Data) -> None:
+    def __init__(self, step: UpdateStep, batch: Any) -> None:
         if step.accumulate > 1:
             raise ValueError(
                 f"UpdateStep: `accumulate` must be 1 for a step in one call, got {step.accumulate}"

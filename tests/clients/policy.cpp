@@ -11,8 +11,7 @@ int main(int, char** argv) {
   std::cout << std::setprecision(9);
   for (int64_t batch : {1, 3, 64}) {
     torch::Tensor observation = torch::linspace(-1, 1, batch * 4).view({batch, 4});
-    torch::jit::IValue outputs = policy.forward({observation});
-    torch::Tensor action = outputs.toTupleRef().elements()[0].toTensor().contiguous();
+    torch::Tensor action = policy.forward({observation}).toTensor().contiguous();
 
     const float* value = action.const_data_ptr<float>();
     for (int64_t i = 0; i < action.numel(); i++) {

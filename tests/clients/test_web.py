@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from compiled_rl.export import to_onnx
+from compiled_rl.export import OnnxModel, OnnxTrainer, to_onnx
 from tests.clients.conftest import BATCHES, bound_gae, check_outputs, run_web
+from tests.export.learning import loss_and_batch, step_of
 from tests.export.targets import sequence
+from tests.export.test_training import resampled
 
 pytestmark = pytest.mark.slow
 
@@ -71,3 +73,19 @@ def test_state_is_carried_from_call_to_call(tmp_path):
         expected = filtered(h, gain, x)
         check_outputs(got, expected)
         h = expected["h_out"]
+
+
+def test_twenty_training_steps(tmp_path):
+    """Adam, clipping, and losses, in a browser's runtime."""
+    loss, batch = loss_and_batch("ClipPPOLoss")
+    step = step_of(loss)
+    path = to_onnx(step, batch, tmp_path / "step.onnx").path
+    state = OnnxModel(path).contract["state"]
+    batches = [resampled(batch, 32) for _ in range(20)]
+    first, *others = [arrays(each) for each in batches]
+    *_, last = run_web(path, [{**OnnxTrainer(path).state, **first}, *others], state)
+    for each in batches:
+        step(each)
+    for name, parameter in loss.named_parameters():
+        expected = parameter.detach().numpy()
+        np.testing.assert_allclose(last[state[name]], expected, rtol=1e-5, atol=1e-5)

@@ -33,6 +33,11 @@ def mixed(x, m_in):
     return {"action": m_out.t() * 2, "m_out": m_out}
 
 
+def shared(x, m_in):
+    """A state that belongs to no row."""
+    return {"action": x * m_in.sum(0), "m_out": 2 * m_in}
+
+
 def grouped(joints, command):
     return {"action": torch.cat([joints, command], -1) ** 2}
 
@@ -69,6 +74,8 @@ def files(tmp_path_factory):
     export("groups", grouped, {"joints": torch.randn(2, 3), "command": torch.randn(2, 1)})
     example = {"x": torch.randn(2, 4), "m_in": torch.randn(2, 2)}
     export("rows last", mixed, example, {"x": ("batch", None), "m_in": (None, "batch")})
+    example = {"x": torch.randn(2, 4), "m_in": torch.randn(3, 4)}
+    export("shared", shared, example, {"x": ("batch", None), "m_in": ("agents", None)})
     return made
 
 
@@ -109,12 +116,13 @@ def binding(request, monkeypatch):
     """On a CPU, and as on another provider."""
     if request.param == "not bound":
         monkeypatch.setattr(buffers, "CPU", "another")
+        monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", refuse)
         return
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", refuse)
 
 
 def refuse(*_):
-    raise AssertionError("the arrays are not bound")
+    raise AssertionError("the session must be run the other way")
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -134,6 +142,27 @@ def test_state_is_carried_and_episodes_begin(name, files, binding):
         starts = torch.rand(batch) < 0.4 if step % 3 == 1 else torch.zeros(batch, dtype=torch.bool)
         if starts.any():
             policy.reset(starts.numpy())
+
+
+def test_an_episode_goes_on_from_a_given_state(files):
+    target, path = files["gru"]
+    observation, h_in = torch.randn(2, 4), torch.randn(2, 8)
+    with torch.no_grad():
+        expected = target(observation, h_in)["action"]
+    close(OnnxPolicy(path)(observation.numpy(), h_in=h_in.numpy()), expected)
+
+
+def test_a_state_of_other_rows_must_be_given_and_is_not_reset_by_row(files):
+    policy, x = OnnxPolicy(files["shared"][1]), np.ones((2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"`m_in` must be given, got none, and .* \['agents'\]"):
+        policy(x)
+    m_in = np.ones((5, 4), np.float32)
+    close(policy(x, m_in=m_in), x * 5)
+    close(policy(x), x * 10)
+    with pytest.raises(ValueError, match=r"`mask` must go with a state that has the axis 'batch'"):
+        policy.reset(np.array([True, False]))
+    policy.reset()
+    close(policy(x, m_in=m_in), x * 5)
 
 
 def test_a_reset_of_all_begins_anew_at_any_number(files):
@@ -246,6 +275,7 @@ REFUSED = {
         lambda p: p(np.zeros(4, f32)),
         r"got float32 of shape \[4\]",
     ),
+    "another width": ("mlp", lambda p: p(np.zeros((1, 3), f32)), r"got float32 of shape \[1, 3\]"),
     "no observation": ("mlp", lambda p: p(), r"observations are \['observation'\], got 0 in order"),
     "too many": ("mlp", lambda p: p(np.zeros((1, 4), f32), np.zeros(1)), "got 2 in order and"),
     "twice": (
@@ -314,7 +344,7 @@ def opened(monkeypatch):
 @pytest.mark.parametrize("kind", [OnnxModel, OnnxPolicy])
 def test_the_providers_are_those_of_the_session(kind, files, opened):
     assert kind(files["mlp"][1]).providers == [CPU]
-    assert opened == [[CUDA, CPU]]
+    assert opened == [[(CUDA, {"use_tf32": 0}), CPU]]
 
 
 @pytest.mark.parametrize("kind", [OnnxModel, OnnxPolicy])
@@ -326,12 +356,14 @@ def test_a_provider_that_the_session_does_not_get(kind, files, opened):
     assert opened == [[*asked]]
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_provider_that_is_not_there(files):
     with pytest.raises(ValueError, match=r"`providers` must be of those .*, got \['Tensorrt"):
         OnnxPolicy(files["mlp"][1], providers=("TensorrtExecutionProvider", CPU))
     with pytest.raises(ValueError, match="`providers` must be a sequence of names, got 'CPUExec"):
         OnnxPolicy(files["mlp"][1], providers=CPU)
-    assert OnnxPolicy(files["mlp"][1], providers=(CPU,)).providers == [CPU]
+    for providers in (None, (CPU,)):
+        assert OnnxPolicy(files["mlp"][1], providers=providers).providers == [CPU]
 
 
 # ---- Installations and files ---------------------------------------------------------------------
