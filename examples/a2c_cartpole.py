@@ -7,7 +7,8 @@ from torch import nn
 from compiled_rl import A2CLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import Categorical
 from compiled_rl.training import Collector
-from examples.common import Progress, is_solved, layers, make_envs, mean_return, to_zero
+
+from .common import Progress, is_solved, layers, make_envs, mean_return, to_zero
 
 NAME, ENVS, ROLLOUT = "CartPole-v1", 8, 32
 

@@ -7,8 +7,9 @@ from torch import Generator, Tensor, nn
 from compiled_rl import DDPGLoss, SoftUpdate, UpdateStep
 from compiled_rl.modules import ActionRescaler
 from compiled_rl.training import Environments
-from examples.common import ActionValue, layers, make_envs
-from examples.replay import Replay, evaluate
+
+from .common import ActionValue, layers, make_envs
+from .replay import Replay, evaluate
 
 NAME, BATCH, WARM_UP, NOISE, TORQUE = "Pendulum-v1", 128, 1_000, 0.2, torch.tensor([2.0])
 

@@ -14,12 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from compiled_rl import ClipPPOLoss, functional
 from compiled_rl.export import Report, to_onnx
-from examples.common import Progress
-from examples.ppo_cartpole import solved, train
+from compiled_rl.tables import checks_table
+
+from .common import Progress
+from .ppo_cartpole import solved, train
 
 matplotlib.use("Agg")
 console = Console()
@@ -39,7 +40,8 @@ def main(
         raise typer.BadParameter(f"there is no {checkpoint} to go on from")
     try:
         loss, history = _train(steps, seed, compile, checkpoint, resume)
-        console.print(table(export(loss, history, out)))
+        title = "Artefacts, in ONNX Runtime against eager on random inputs"
+        console.print(checks_table(title, export(loss, history, out)))
         play(out / "policy.onnx")
     except KeyboardInterrupt:
         kept = f"Go on from {checkpoint} with --resume." if checkpoint.exists() else ""
@@ -107,28 +109,10 @@ def export(loss: ClipPPOLoss, history: list[Progress], out: Path) -> list[Report
     ]
 
 
-def table(reports: list[Report]) -> Table:
-    """Every artefact with its size, its largest error against eager, and its latency."""
-    made = Table(title="Artefacts, in ONNX Runtime against eager on random inputs")
-    for column in ("artefact", "size", "checked at", "largest error", "latency"):
-        made.add_column(column, justify="left" if column == "artefact" else "right")
-    for report in reports:
-        for check in report.checks:
-            first = check is report.checks[0]
-            made.add_row(
-                report.path.name if first else "",
-                f"{report.bytes / 1024:.1f} KiB" if first else "",
-                ", ".join(f"{name} {size}" for name, size in check.sizes.items()),
-                f"{check.max_error:.1e}",
-                f"{check.latency_us:.0f} us",
-            )
-    return made
-
-
 def play(policy: Path) -> None:
     """Twenty episodes in a process that never imports torch."""
     console.print("Playing 20 episodes with ONNX Runtime alone (torch is not imported) …")
-    command = [sys.executable, "-m", "examples.play", str(policy), "CartPole-v1", "20"]
+    command = [sys.executable, "-m", f"{__package__}.play", str(policy), "CartPole-v1", "20"]
     subprocess.run(command, check=True)
 
 

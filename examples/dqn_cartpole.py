@@ -7,8 +7,9 @@ from torch import Generator, Tensor, nn
 from compiled_rl import DQNLoss, QPolicy, SoftUpdate, UpdateStep
 from compiled_rl.functional import linear_schedule
 from compiled_rl.training import Environments
-from examples.common import is_solved, make_envs, mean_return
-from examples.replay import Replay, evaluate
+
+from .common import is_solved, make_envs, mean_return
+from .replay import Replay, evaluate
 
 NAME, ENVS, ROUND, UPDATES, BATCH, LEARNING_RATE = "CartPole-v1", 8, 32, 128, 128, 1e-3
 

@@ -7,7 +7,8 @@ from torch import nn
 from compiled_rl import KLPENPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import Categorical
 from compiled_rl.training import Collector, UpdateEpochs
-from examples.common import (
+
+from .common import (
     RECORDED,
     Progress,
     estimate,

@@ -12,7 +12,8 @@ from torch import nn
 from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import Categorical
 from compiled_rl.training import Collector, UpdateEpochs, load_checkpoint, save_checkpoint
-from examples.common import (
+
+from .common import (
     EPISODES,
     Progress,
     estimate,

@@ -7,7 +7,8 @@ from torch import nn
 from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, ValueHead
 from compiled_rl.modules import ActionRescaler, Normal, StateIndependentScale
 from compiled_rl.training import Collector, UpdateEpochs
-from examples.common import estimate, layers, make_envs, mean_return, to_zero
+
+from .common import estimate, layers, make_envs, mean_return, to_zero
 
 NAME, ENVS, ROLLOUT, EPOCHS, MINIBATCH = "HalfCheetah-v5", 8, 256, 10, 256
 OBSERVATION, ACTION = 17, 6

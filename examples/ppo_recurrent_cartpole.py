@@ -19,7 +19,8 @@ from compiled_rl import ClipPPOLoss, ObservationNormalizer, Policy, UpdateStep, 
 from compiled_rl.functional import gae
 from compiled_rl.modules import GRU, Categorical, Reads
 from compiled_rl.training import Environments, UpdateEpochs
-from examples.common import RECORDED, Numbers, Progress, is_solved, make_envs, mean_return, to_zero
+
+from .common import RECORDED, Numbers, Progress, is_solved, make_envs, mean_return, to_zero
 
 NAME, ENVS, ROLLOUT, EPOCHS, WIDTH = "CartPole-v1", 16, 128, 10, 64
 LENGTH, MINIBATCH = 8, 64  # of a sequence in steps, and of a minibatch in sequences

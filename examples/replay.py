@@ -6,7 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from compiled_rl.training import Environments
-from examples.common import make_envs
+
+from .common import make_envs
 
 
 class Replay:

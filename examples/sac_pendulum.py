@@ -7,8 +7,9 @@ from torch import Generator, nn
 from compiled_rl import Policy, SACLoss, SoftUpdate, UpdateStep
 from compiled_rl.modules import StateDependentScale, TanhNormal
 from compiled_rl.training import Collector
-from examples.common import ActionValue, layers, make_envs, mean_return
-from examples.replay import Replay, evaluate
+
+from .common import ActionValue, layers, make_envs, mean_return
+from .replay import Replay, evaluate
 
 NAME, BATCH, WARM_UP = "Pendulum-v1", 256, 1_000
 ENDS = ("next_terminated", "next_done")

@@ -6,9 +6,10 @@ from torch import Generator
 
 from compiled_rl import SoftUpdate, TD3Loss, UpdateStep
 from compiled_rl.training import Environments
-from examples.common import ActionValue, make_envs
-from examples.ddpg_pendulum import BATCH, NAME, TORQUE, WARM_UP, explore, make_actor
-from examples.replay import Replay, evaluate
+
+from .common import ActionValue, make_envs
+from .ddpg_pendulum import BATCH, NAME, TORQUE, WARM_UP, explore, make_actor
+from .replay import Replay, evaluate
 
 DELAY = 2  # updates of the critics to one of the actor
 

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from compiled_rl.export.buffers import Buffers
 from compiled_rl.export.names import STATE_KEY, arrays_of
 from compiled_rl.export.runtime import OnnxModel
 from compiled_rl.export.session import Providers
@@ -31,6 +32,9 @@ class OnnxTrainer:
     drawn here, the last one smaller where they do not divide the rows, and stops behind an epoch
     whose mean ``kl`` is above ``target_kl``.
 
+    On the CPU, arrays are bound to buffers once for the sizes of a batch and used at every call.
+    One object is for one thread.
+
     Args:
         path: of the ``.onnx`` file.
         seed: of the orders and of noise.
@@ -42,28 +46,31 @@ class OnnxTrainer:
 
     Attributes:
         state: what the steps move and what they are told, such as ``learning_rate``, by input
-            name. Write to it to change a number: ``trainer.state["learning_rate"] = 1e-4``.
+            name. Write to it to change a number: ``trainer.state["learning_rate"] = 1e-4``. The
+            arrays move with the trainer: copy what is to stay as it is.
         updates: how many steps were taken.
     """
 
     def __init__(self, path: str | Path, *, seed: int = 0, providers: Providers = None) -> None:
         self.model = OnnxModel(path, providers=providers)
         contract = self.model.contract
-        self._following: dict[str, Optional[str]] = contract.get("state", {})
+        following: dict[str, Optional[str]] = contract.get("state", {})
         stored = self.model.session.get_modelmeta().custom_metadata_map.get(STATE_KEY, "")
-        self.state = arrays_of(stored)
-        if not any(self._following.get(name) for name in self.state):
+        self._held = {name: np.array(x, order="C") for name, x in arrays_of(stored).items()}
+        self._moved = {name: following[name] for name in self._held if following.get(name)}
+        if not self._moved:
             raise ValueError(
                 f"OnnxTrainer: `path` must be a file with a training step, got {path}, which holds "
                 f"a {contract.get('target', 'model')}"
             )
         self._schedule: dict[str, Any] = contract.get("schedule", {})
-        self._noise = {x["name"]: x for x in contract["inputs"] if "noise" in x}
-        self._data = [x["name"] for x in contract["inputs"] if x["name"] not in self.state]
-        self._dtypes = {name: x.dtype for name, x in self.state.items()}
-        self._shapes = {x["name"]: x["shape"] for x in contract["inputs"]}
-        carried = {output for output in self._following.values() if output is not None}
-        self._metrics = [name for name in self.model.outputs if name not in carried]
+        self._promised = contract["outputs"]
+        self._noise = {x["name"]: x["noise"] for x in contract["inputs"] if "noise" in x}
+        self._data = [x["name"] for x in contract["inputs"] if x["name"] not in self._held]
+        moved = self._moved.values()
+        self._metrics = [name for name in self.model.outputs if name not in moved]
+        self._buffers: Optional[Buffers] = None
+        self.state = dict(self._held)
         self.generator = np.random.default_rng(seed)
         self.updates = 0
 
@@ -136,27 +143,53 @@ class OnnxTrainer:
 
     def _take(self, batch: Mapping[str, np.ndarray]) -> Arrays:
         """What one call of the graph gives, after the state has moved."""
-        state = {k: np.asarray(x, self._dtypes[k]) for k, x in self.state.items()}
-        outputs = self.model(**state, **batch, **self._drawn(batch))
-        taken = len(batch[MINIBATCHES]) if MINIBATCHES in batch else 1
-        for name, output in self._following.items():
-            if output is not None:
-                self.state[name] = outputs[output]
-        self.updates += taken
-        return {name: outputs[name] for name in self._metrics}
+        self._take_over()
+        buffers = self._fitting(batch)
+        inputs = buffers.inputs
+        for name, x in batch.items():
+            inputs[name][...] = x
+        for name, kind in self._noise.items():
+            if name not in batch:
+                _draw(self.generator, kind, inputs[name])
+        outputs = buffers.run({})
+        for name, output in self._moved.items():
+            inputs[name][...] = outputs[output]
+        self.updates += len(batch[MINIBATCHES]) if MINIBATCHES in batch else 1
+        return {name: outputs[name].copy() for name in self._metrics}
 
-    def _drawn(self, batch: Mapping[str, np.ndarray]) -> Arrays:
-        """The noise that was not given."""
-        sizes = {
-            axis: size
-            for name, x in batch.items()
-            for axis, size in zip(self._shapes.get(name, ()), np.shape(x), strict=False)
-        }
-        return {
-            name: _draw(self.generator, entry, [sizes.get(axis, axis) for axis in entry["shape"]])
-            for name, entry in self._noise.items()
-            if name not in batch
-        }
+    def _take_over(self) -> None:
+        """Copy what was written to ``state`` since the last call to the arrays that are bound."""
+        held = self._held
+        new = {name: x for name, x in self.state.items() if x is not held.get(name)}
+        if not new and len(self.state) == len(held):
+            return
+        if self.state.keys() != held.keys():
+            raise ValueError(f"OnnxTrainer: the state is {list(held)}, got {list(self.state)}")
+        new = {name: np.asarray(x, held[name].dtype) for name, x in new.items()}
+        for name, x in new.items():
+            self.model.expected[name].check("OnnxTrainer", x, {})
+        for name, x in new.items():
+            held[name][...] = x
+        self.state = dict(held)
+
+    def _fitting(self, batch: Mapping[str, np.ndarray]) -> Buffers:
+        """Buffers of the sizes of a batch; those of the call before, if they are."""
+        missing = [name for name in self._data if name not in batch and name not in self._noise]
+        if missing or not batch.keys() <= set(self._data):
+            raise ValueError(f"OnnxTrainer: the inputs are {self._data}, got {list(batch)}")
+        if self._buffers is None or not self._buffers.fit(batch):
+            self._buffers = self._sized(batch)
+        return self._buffers
+
+    def _sized(self, batch: Mapping[str, np.ndarray]) -> Buffers:
+        sizes: dict[str, int] = {}
+        for name, x in batch.items():
+            self.model.expected[name].check("OnnxTrainer", x, sizes)
+        data: Arrays = {}
+        for entry in [self.model.expected[name] for name in self._data]:
+            shape: Any = [sizes.get(str(axis), axis) for axis in entry.shape]
+            data[entry.name] = np.empty(shape, entry.dtype)
+        return Buffers(self.model.session, {**self._held, **data}, self._promised, sizes)
 
     def _order(self, batch: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
         """The rows of every step of an epoch: those of one size in one call."""
@@ -176,9 +209,9 @@ class OnnxTrainer:
         return bool(np.concatenate([x[self._schedule["kl"]] for x in epoch]).mean() > bound)
 
 
-def _draw(generator: np.random.Generator, entry: Mapping[str, Any], shape: Any) -> np.ndarray:
-    draw = generator.random if entry["noise"] == "uniform" else generator.standard_normal
-    return np.asarray(draw(shape, dtype=entry["dtype"]))
+def _draw(generator: np.random.Generator, kind: str, buffer: np.ndarray) -> None:
+    draw: Any = generator.random if kind == "uniform" else generator.standard_normal
+    draw(out=buffer, dtype=buffer.dtype)
 
 
 def _described(x: Optional[np.ndarray]) -> str:

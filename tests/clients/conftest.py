@@ -48,13 +48,13 @@ def gae_onnx(tmp_path_factory) -> Path:
 def build(tmp_path_factory) -> Callable[[str], Path]:
     """Makes one of the programs in C++ against this torch's own libraries."""
     for program in ("cmake", "make", "g++", *(["nvcc"] if torch.version.cuda else [])):
-        _need(program)
+        need(program)
     folder = tmp_path_factory.mktemp("build")
 
     def build(client: str) -> Path:
         prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-        _run("cmake", "-S", HERE, "-B", folder, prefix)
-        _run("cmake", "--build", folder, "--target", client)
+        run("cmake", "-S", HERE, "-B", folder, prefix)
+        run("cmake", "--build", folder, "--target", client)
         return folder / client
 
     return build
@@ -62,7 +62,7 @@ def build(tmp_path_factory) -> Callable[[str], Path]:
 
 def check_program(program: Path, file: Path, policy: Policy) -> None:
     """A program in C++ prints eager's actions, one line for each batch."""
-    lines = _run(program, file).splitlines()
+    lines = run(program, file).splitlines()
     for batch, line in zip(BATCHES, lines, strict=True):
         observation = torch.linspace(-1, 1, batch * 4).view(batch, 4)
         got = torch.tensor([float(x) for x in line.split()]).view(batch, -1)
@@ -89,14 +89,14 @@ def run_web(
         state: inputs that need be given once, and the outputs that become them in the next call;
             None for one that stays as it was. As ``state`` of a training step's contract.
     """
-    _need("node")
+    need("node")
     if not (HERE / "node_modules" / "onnxruntime-web").is_dir():
         pytest.skip("onnxruntime-web is not installed; `make slow` does so where npm can")
     with TemporaryDirectory() as folder:
         given, returned = Path(folder, "calls.json"), Path(folder, "outputs.json")
         written = [{name: _written(x) for name, x in call.items()} for call in calls]
         given.write_text(json.dumps({"calls": written, "state": state or {}}, allow_nan=False))
-        _run("node", HERE / "run.mjs", model, given, returned)
+        run("node", HERE / "run.mjs", model, given, returned)
         results = json.loads(returned.read_text())
     return [{name: _read(x) for name, x in result.items()} for result in results]
 
@@ -109,12 +109,12 @@ def _read(x: dict) -> np.ndarray:
     return np.array(x["data"], x["dtype"]).reshape(x["dims"])
 
 
-def _need(program: str) -> None:
+def need(program: str) -> None:
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
 
 
-def _run(*command: str | Path) -> str:
+def run(*command: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -32,8 +32,8 @@ class Scan(op_scan.Scan):
                 forward.attribute.append(attribute)
         super().__init__(forward, run_params)
 
-    def _run(self, start, *scanned, **rest):
-        last, ys = super()._run(start, *[x[::-1] for x in scanned], **rest)
+    def run(self, start, *scanned, **rest):
+        last, ys = super().run(start, *[x[::-1] for x in scanned], **rest)
         return last, ys[::-1].copy()
 
 
