@@ -129,14 +129,19 @@ def _ours(subject: Subject, device: torch.device, drop_in: bool = False, **mode:
     loss = (subject.wrapped(compiled_rl) if drop_in else subject.plain()).to(device)
     if device.type == "cuda":
         mode = {"mode": "reduce-overhead"} | mode
-    step = UpdateStep(
+    step = step_of(subject, loss, **mode)
+    return step if drop_in else lambda batch: step(**batch)
+
+
+def step_of(subject: Subject, loss: nn.Module, **mode: Any) -> UpdateStep:
+    """The update of one of our losses."""
+    return UpdateStep(
         loss,
         subject.optimizers(loss),
         max_grad_norm=subject.max_grad_norm,
         target_updater=_updater(compiled_rl, subject, loss),
         **mode,
     )
-    return step if drop_in else lambda batch: step(**batch)
 
 
 def _updater(library: Any, subject: Subject, loss: nn.Module) -> Any:

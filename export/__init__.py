@@ -1,6 +1,10 @@
 """Ship what was trained: files that prove themselves, and a runtime without torch.
 
-Imported lazily: ``compiled_rl.export.runtime`` needs numpy and onnxruntime only.
+An export goes through ``signature`` and ``subject`` (what is exported, under which names and axes),
+``artefact`` (all or nothing), a file for each form (``onnx``, ``pt2``, ...) on top of ``program``,
+``verify`` and ``contract``. ``training`` makes subjects of training steps. ``runtime``, ``trainer``
+and what they import need numpy and onnxruntime only. ``again``, ``recipe``, ``stored`` and
+``latency`` are for the command line. Imported lazily.
 """
 
 from importlib import import_module

@@ -57,7 +57,7 @@ class OnnxTrainer:
         following: dict[str, Optional[str]] = contract.get("state", {})
         stored = self.model.session.get_modelmeta().custom_metadata_map.get(STATE_KEY, "")
         self._held = {name: np.array(x, order="C") for name, x in arrays_of(stored).items()}
-        self._moved = {name: following[name] for name in self._held if following.get(name)}
+        self._moved = {k: output for k in self._held if (output := following.get(k))}
         if not self._moved:
             raise ValueError(
                 f"OnnxTrainer: `path` must be a file with a training step, got {path}, which holds "

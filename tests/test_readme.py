@@ -17,7 +17,8 @@ def test_the_blocks_run_in_order(tmp_path, monkeypatch):
         exec(block, namespace)
     assert namespace["losses"].loss_objective.isfinite()
     assert namespace["report"].max_error < 1e-5
-    assert namespace["action"].shape == (1,)
+    assert namespace["action"].shape == (128,)
+    assert namespace["trainer"].updates == 1
 
 
 def test_it_is_short_and_shows_the_code_first():

@@ -36,7 +36,7 @@ def _adam(
         slots["step"],
         foreach=False,
         fused=_in_one_kernel(params, grads, slots),
-        differentiable=get_proxy_mode() is not None,  # else numbers would be read of the tensors
+        differentiable=_in_a_file(),  # else numbers would be read of the tensors
         decoupled_weight_decay=options["decoupled_weight_decay"],
         amsgrad=options["amsgrad"],
         beta1=beta1,
@@ -119,12 +119,17 @@ def _move_by(changes: list[Tensor], params: list[Tensor], rate: Tensor) -> None:
         p.add_(rate * change)
 
 
+def _in_a_file() -> bool:
+    """Whether a graph is made by ``make_fx``, as an export does, and not by TorchDynamo."""
+    return not torch.compiler.is_compiling() and get_proxy_mode() is not None
+
+
 def _in_one_kernel(params: list[Tensor], grads: list[Tensor], slots: Lists) -> bool:
     """Whether torch's own kernel of all parameters is taken: not where a graph is made of it.
 
     It reads memory in order, so all must be laid out as the parameters are.
     """
-    if torch.compiler.is_compiling() or get_proxy_mode() is not None:
+    if torch.compiler.is_compiling() or _in_a_file():
         return False
     others = [grads, *[xs for name, xs in slots.items() if name != "step"]]
     alike = all(

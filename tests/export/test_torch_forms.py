@@ -109,7 +109,7 @@ def test_the_contract_is_beside_the_file_and_in_it(form, files):
         {"name": name, "dtype": "float32", "shape": ["batch", "time"]}
         for name in ("advantage", "value_target")
     ]
-    assert [row["time"] for row in inside["verification"]] == [23, 1, 7, SHORT]
+    assert [row["sizes"]["time"] for row in inside["verification"]] == [23, 1, 7, SHORT]
 
 
 @every_form
@@ -207,7 +207,7 @@ def refusals():
         "no time": (("batch",), 9, pair, "`max_time` must go with an axis `time`, got"),
         "too short": (BOTH, 1, pair, "`max_time` must be at least 2, got 1"),
         "a longer example": (BOTH, 2, pair, "`example` must have a `time` of at most 2, got 3"),
-        "no such axis": (BOTH, 9, {"x": torch.randn(3)}, "`dynamic` must name axes that an input"),
+        "no such axis": (BOTH, 9, {k: x[0] for k, x in pair.items()}, "`dynamic` must name axes that an input"),
         "another name": (("batch", "steps"), None, pair, "the recurrence must run over an axis"),
         "a single string": ("batch", None, pair, "`dynamic` must be a sequence of different axis"),
     }
@@ -240,11 +240,11 @@ def test_too_few_doublings_are_found_out(tmp_path, monkeypatch):
 
 
 def test_a_file_that_does_not_refuse_is_found_out(tmp_path, monkeypatch):
-    """A trace drops the guards of the program that it was made from."""
+    """The checks of the program that it is made from are left out of it."""
     forward = torchscript._forward
 
-    def unguarded(parameters, call, example, axes):
-        return forward(parameters, call, example, axes._replace(max_time=None))
+    def unguarded(parameters, call, axes):
+        return forward(parameters, call, axes._replace(max_time=None))
 
     monkeypatch.setattr(torchscript, "_forward", unguarded)
     with pytest.raises(ExportError, match=r"to_torchscript: the file must refuse .*51"):

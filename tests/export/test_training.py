@@ -293,6 +293,41 @@ def test_data_that_do_not_fit_move_nothing(epochs):
     assert trainer.updates == 0
 
 
+def test_a_state_may_be_written_to_in_place_or_anew(epochs):
+    _, path = epochs
+    data, first, second = arrays(without_logits(20)), OnnxTrainer(path), OnnxTrainer(path)
+    first(**data), second(**data)
+    first.state["learning_rate"][...] = 0.05
+    second.state = {name: x.copy() for name, x in second.state.items()} | {"learning_rate": 0.05}
+    for trainer in (first, second):
+        trainer(**{name: x[:9] for name, x in data.items()})  # in other buffers
+        trainer(**data)
+        assert float(trainer.state["learning_rate"]) == pytest.approx(0.05)
+    for name, x in first.state.items():
+        np.testing.assert_array_equal(x, second.state[name])
+
+
+def test_a_state_that_does_not_fit_moves_nothing(epochs):
+    _, path = epochs
+    trainer, data = OnnxTrainer(path), arrays(without_logits(20))
+    before = {name: x.copy() for name, x in trainer.state.items()}
+    for wrong, sentence in [
+        ({"learning_rate": np.zeros(3)}, r"`learning_rate` must be a float32 array of shape \[\]"),
+        ({"unknown": 1.0}, "the state is .*, got .*unknown"),
+    ]:
+        trainer.state = before | wrong
+        with pytest.raises(ValueError, match=sentence):
+            trainer(**data)
+    del trainer.state["unknown"], trainer.state["learning_rate"]
+    with pytest.raises(ValueError, match="the state is"):
+        trainer(**data)
+    trainer.state = dict(before)
+    trainer.state["learning_rate"] = 0.0
+    trainer(**data)
+    moved = [name for name, x in before.items() if (trainer.state[name] != x).any()]
+    assert not [name for name in moved if name.startswith(("actor", "critic"))]
+
+
 def test_the_policy_learns_with_the_trainer(epochs, tmp_path):
     """Its parameters are inputs under the names that the trainer has for them."""
     made, path = epochs

@@ -21,7 +21,7 @@ OPTIMISERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=3e-2),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=3e-3, eps=1e-5),
     "rmsprop with all": lambda p: torch.optim.RMSprop(
-        p, lr=3e-3, weight_decay=0.1, momentum=0.9, centered=True
+        p, lr=3e-3, weight_decay=0.1, momentum=0.9, centered=True, eps=1e-2
     ),
     "rmsprop upwards": lambda p: torch.optim.RMSprop(p, lr=3e-3, weight_decay=0.1, maximize=True),
     "sgd with momentum": lambda p: torch.optim.SGD(p, lr=3e-2, momentum=0.9, nesterov=True),
