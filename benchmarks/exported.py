@@ -34,7 +34,7 @@ from torchrl.modules import IndependentNormal, ProbabilisticActor
 
 from benchmarks.contenders import CONTENDERS, SUBJECTS, quiet, step_of
 from benchmarks.first_update import Measured
-from benchmarks.timing import Row, measure, one_thread, ratio, save, show
+from benchmarks.timing import Clock, Row, measure, one_thread, ratio, save, show
 from benchmarks.transitions import Subject
 from benchmarks.workload import ACTION, OBSERVATION, OPTIONS, Step, mlp
 from compiled_rl import ObservationNormalizer, Policy, UpdateEpochs
@@ -88,8 +88,12 @@ BOUNDS = [
 ]
 
 
-def main(quick: bool = False, json: Optional[Path] = None) -> None:
-    """Print medians and ratios; ``--quick`` asks the policy only, at batch 1."""
+def main(quick: bool = False, json: Optional[Path] = None, busy: bool = False) -> None:
+    """Print medians and ratios; ``--quick`` asks the policy only, at batch 1.
+
+    With ``--busy``, only the thread's own time is counted: for a machine that others use, too.
+    """
+    clock = time.thread_time if busy else time.perf_counter
     one_thread()
     quiet()
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # TorchScript says so each time
@@ -99,12 +103,12 @@ def main(quick: bool = False, json: Optional[Path] = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = export(POLICY, policy(), torch.randn(EXAMPLE, OBSERVATION), Path(folder), files)
         for size in POLICY_BATCHES[: 1 if quick else None]:
-            rows += _of_policy(made, size, 20 if quick else 200)
+            rows += _of_policy(made, size, 20 if quick else 200, clock)
         show("a policy, one thread", rows, against="eager")
         for subject in LEARNED.values() if not quick else ():
-            rows += _of_step(subject, Path(folder), files)
+            rows += _of_step(subject, Path(folder), files, clock)
         if not quick:
-            rows += _of_epoch(LEARNED["ClipPPOLoss"], Path(folder), files)
+            rows += _of_epoch(LEARNED["ClipPPOLoss"], Path(folder), files, clock)
     _show_files(files)
     _show_bounds(rows)
     save(json, [*rows, *files])
@@ -167,23 +171,23 @@ def policy_contenders(files: Files, observation: Tensor) -> dict[str, Step]:
     return {**contenders, "OnnxPolicy": partial(OnnxPolicy(files["onnx"]), array)}
 
 
-def _of_policy(files: Files, size: int, samples: int) -> list[Row]:
+def _of_policy(files: Files, size: int, samples: int, clock: Clock) -> list[Row]:
     torch._dynamo.reset()  # or the second size would be a graph of any size
     observation = torch.randn(size, OBSERVATION)
     contenders = policy_contenders(files, observation)
     compiled = torch.compile(policy(), fullgraph=True, options=OPTIONS)
     contenders["compiled"] = partial(compiled, observation)
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        return measure(POLICY, str(size), contenders, samples)
+        return measure(POLICY, str(size), contenders, samples, clock)
 
 
-def _of_step(subject: Subject, folder: Path, files: list[Measured]) -> list[Row]:
+def _of_step(subject: Subject, folder: Path, files: list[Measured], clock: Clock) -> list[Row]:
     step, example = step_of(subject, subject.plain(), mode="eager"), _batch(subject, EXAMPLE)
     made = export(subject.name, step, example, folder, files, ("onnx", "aotinductor"))
     rows: list[Row] = []
     for size in BATCHES:
         torch._dynamo.reset()
-        rows += measure(subject.name, str(size), step_contenders(subject, made, size), 60)
+        rows += measure(subject.name, str(size), step_contenders(subject, made, size), 60, clock)
     show(f"{subject.name}, a training step, one thread", rows, against="ours, eager")
     return rows
 
@@ -237,7 +241,7 @@ def _unchecked(model: TorchModel, **tensors: Tensor) -> dict[str, Tensor]:
     return dict(zip(model.outputs, outputs, strict=True))
 
 
-def _of_epoch(subject: Subject, folder: Path, files: list[Measured]) -> list[Row]:
+def _of_epoch(subject: Subject, folder: Path, files: list[Measured], clock: Clock) -> list[Row]:
     torch._dynamo.reset()
     made = export(
         EPOCH, _epoch(subject, "eager"), _batch(subject, EXAMPLE), folder, files, ("onnx",)
@@ -251,7 +255,7 @@ def _of_epoch(subject: Subject, folder: Path, files: list[Measured]) -> list[Row
         "ours": partial(_epoch(subject, "default"), batch),
         "onnxruntime": _trained(OnnxTrainer(made["onnx"]), batch),
     }
-    rows = measure(EPOCH, f"{SAMPLES // MINIBATCH}x{MINIBATCH}", contenders, 30)
+    rows = measure(EPOCH, f"{SAMPLES // MINIBATCH}x{MINIBATCH}", contenders, 30, clock)
     show("an epoch of PPO, one thread", rows, against="ours, eager")
     return rows
 

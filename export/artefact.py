@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+import torch
+
 from compiled_rl.export.axes import Dynamic
 from compiled_rl.export.contract import (
     as_json,
@@ -19,7 +21,7 @@ from compiled_rl.export.contract import (
 )
 from compiled_rl.export.errors import ExportError
 from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, contract_of, text_of
-from compiled_rl.export.options import Deployment, Options
+from compiled_rl.export.options import Deployment, Options, check_options
 from compiled_rl.export.reasons import reason
 from compiled_rl.export.schema import Contract, Format
 from compiled_rl.export.signature import Example, Target, at_rest
@@ -62,7 +64,8 @@ def make(
 
     Args and raises: as ``to_pt2``, for one of many.
     """
-    with speaking_as(form.function):
+    with speaking_as(form.function), torch.random.fork_rng(devices=[]):
+        check_options(options)
         path = _writable(Path(path), form.suffix)
         bounded = form.bounded(target)
         with at_rest(target):

@@ -1,6 +1,6 @@
 """The axes of an artefact that may have any size, and the sizes at which it is tried."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, cycle
 from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
@@ -103,8 +103,13 @@ def check_dynamic(dynamic: Dynamic) -> None:
     Raises:
         ExportError: it does not.
     """
-    if isinstance(dynamic, str) or len(set(dynamic)) != len(dynamic):
+    given = isinstance(dynamic, Sequence | Mapping) and not isinstance(dynamic, str)
+    if not given or not _are_names(dynamic) or len(set(dynamic)) != len(dynamic):
         raise ExportError(f"`dynamic` must be a sequence of different axis names, got {dynamic!r}")
+
+
+def _are_names(names: Iterable[object]) -> bool:
+    return all(isinstance(name, str) for name in names)
 
 
 def check_axes(

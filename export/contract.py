@@ -184,7 +184,7 @@ def _normalizer(target: Any) -> Optional[Normalizer]:
                 mean=module.mean.tolist(),
                 var=module.var.tolist(),
                 epsilon=module.epsilon,
-                clip=module.clip,
+                clip=min(module.clip, torch.finfo(module.mean.dtype).max),  # JSON has no infinity
             )
     return None
 

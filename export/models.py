@@ -35,6 +35,7 @@ class TorchModel:
         self.state = {name: torch.from_numpy(x) for name, x in stored.items()}
         self.inputs = [x["name"] for x in self.contract["inputs"]]
         self.outputs = [x["name"] for x in self.contract["outputs"]]
+        self._accepted: list[Any] = []
 
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
         """The outputs by name.
@@ -43,6 +44,15 @@ class TorchModel:
             ValueError: the tensors' names are not the inputs, a dtype or shape does not fit, or an
                 axis is longer than its bound.
         """
+        kinds = [(name, x.dtype, x.shape) for name, x in tensors.items()]
+        if kinds != self._accepted:  # to look at every one takes as long as a small network
+            self._check(tensors)
+            self._accepted = kinds
+        outputs = self.program(*[tensors[name].contiguous() for name in self.inputs])
+        return dict(zip(self.outputs, flat(outputs).values(), strict=True))
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Hold tensors to the contract."""
         if sorted(tensors) != sorted(self.inputs):
             raise ValueError(f"TorchModel: the inputs are {self.inputs}, got {list(tensors)}")
         sizes: dict[str, int] = {}
@@ -51,8 +61,6 @@ class TorchModel:
         for axis, limit in self.contract.get("max", {}).items():
             if sizes[axis] > limit:
                 raise ValueError(f"TorchModel: `{axis}` must be at most {limit}, got {sizes[axis]}")
-        outputs = self.program(*[tensors[name].contiguous() for name in self.inputs])
-        return dict(zip(self.outputs, flat(outputs).values(), strict=True))
 
 
 def _check(expected: Mapping[str, Any], x: Tensor, sizes: dict[str, int]) -> None:

@@ -47,7 +47,8 @@ def to_onnx(
         target: a ``Policy`` (its deterministic action), any module, a TensorDict module, a loss, or
             any function of tensors; bind arguments that are no tensors with ``functools.partial``.
             Or an ``UpdateStep``: parameters, moments and whatever else moves are inputs, and, as
-            ``next.`` and the same name, outputs. Or ``UpdateEpochs``: as many updates as the
+            ``next.`` and the same name, outputs; what only another step on its loss moves is an
+            input alone, to be told. Or ``UpdateEpochs``: as many updates as the
             input ``minibatches`` has rows, which are of the batch. ``OnnxTrainer`` runs both.
         example: one tensor, several, or tensors by name. Its values tell the kind of what
             verification draws: integers, and floats that are nowhere negative, stay within the

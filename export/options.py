@@ -6,6 +6,8 @@ from typing import Optional, TypedDict
 
 from torch import nn
 
+from compiled_rl.export.errors import ExportError
+
 Number = float | Sequence[float]
 
 
@@ -56,3 +58,17 @@ class Options(TypedDict, total=False):
     parameters: nn.Module
     deployment: Deployment
     tolerance: float
+
+
+def check_options(options: Options) -> None:
+    """Refuse what is no option, and a tolerance that nothing or everything is within.
+
+    Raises:
+        ExportError: there is such a thing.
+    """
+    unknown = [name for name in options if name not in Options.__annotations__]
+    if unknown:
+        raise ExportError(f"the options are {list(Options.__annotations__)}, got {unknown}")
+    tolerance = options.get("tolerance", 0.0)
+    if not 0 <= tolerance < 1:
+        raise ExportError(f"`tolerance` must be in [0, 1), got {tolerance}")

@@ -11,7 +11,7 @@ Shape = list[int | str | None]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Entry(_Strict):

@@ -1,7 +1,7 @@
 """An explicit signature for what is exported: named tensors in, named tensors out."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
 
@@ -105,16 +105,19 @@ class _Loss(nn.Module):
         return {keyword(key): x for key, x in drawn.items()}
 
 
-def renamed(example: Mapping[str, Tensor], names: Optional[Sequence[str]]) -> dict[str, Tensor]:
-    """The example under the names that the file is to have."""
-    if names is None:
-        return dict(example)
-    if isinstance(names, str) or len(set(names)) != len(names) or len(names) > len(example):
+def renamed(
+    example: Mapping[str, Tensor], names: Optional[Sequence[str]], held: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """The example under the names that the file is to have; parameters have theirs."""
+    names = () if names is None else names
+    all_names = [*names, *list(example)[len(names) :], *held]
+    few = len(names) <= len(example)
+    if isinstance(names, str) or not few or len(set(all_names)) != len(all_names):
         raise ExportError(
-            f"`input_names` must name the inputs {list(example)}, each another, got {names!r}"
+            f"`input_names` must name the inputs {list(example)}, each another than all inputs, "
+            f"got {names!r} and {all_names[len(names) :]}"
         )
-    kept = list(example)[len(names) :]
-    return dict(zip([*names, *kept], example.values(), strict=True))
+    return dict(zip(all_names, example.values(), strict=False))
 
 
 def output_names(

@@ -84,7 +84,7 @@ def subject_of(
     held = {name: p.detach().clone() for name, p in parameters.items()}
     names = output_names(target, called, named, options.get("output_names"))
     explicit = Explicit(called, list(named), parameters)
-    inputs = renamed(named, options.get("input_names"))
+    inputs = renamed(named, options.get("input_names"), held)
     axes = check_axes(dynamic, max_time, bounded, {**inputs, **held}, fixed=held)
     new = dict(zip(named, inputs, strict=True))
     return Subject(

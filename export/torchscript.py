@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Optional, Unpack
 from zipfile import ZipFile
@@ -92,7 +93,7 @@ def _of_program(subject: Subject) -> torch.jit.ScriptModule:
     """
     program = torch.jit.script(_graph_module(portable_program(subject)))
     module = _module({"program": program})
-    names = [_identifier(name) for name in subject.example]
+    names = _identifiers(subject.example)
     parameters = [f"{name}: Tensor" for name in names]
     alone = "[0]" if len(subject.outputs) == 1 else ""  # a tensor, as who calls it in C++ expects
     call = f"self.program({', '.join(names)}){alone}"
@@ -148,12 +149,12 @@ def _scripted(subject: Subject) -> torch.jit.ScriptModule:
     bound |= getattr(target, "keywords", {})
     module = _module({f"bound_{name}": value for name, value in bound.items()})
     assert isinstance(subject.module, Explicit)
-    inputs = map(_identifier, subject.example)
+    inputs = _identifiers(subject.example)
     values = {name: name for name in names}
     values |= {name: f"self.bound_{name}" for name in bound}
     values |= dict(zip(subject.module.inputs, inputs, strict=True))
     others = [x for x in arguments if x.name not in {*subject.module.inputs, *bound}]
-    parameters = [f"{_identifier(name)}: Tensor" for name in subject.example]
+    parameters = [f"{name}: Tensor" for name in inputs]
     parameters += [_parameter(x) for x in others]
     given = ", ".join(f"{name}={value}" for name, value in values.items())
     # `function` in the source is the variable above: `define` looks names up where it is called.
@@ -161,8 +162,15 @@ def _scripted(subject: Subject) -> torch.jit.ScriptModule:
     return module
 
 
-def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)
+def _identifiers(names: Iterable[str]) -> list[str]:
+    """A name for each in a source, another each time."""
+    found: list[str] = []
+    for name in names:
+        made = re.sub(r"\W|^(?=\d)", "_", name)
+        while made in (*found, "self") or iskeyword(made):
+            made += "_"
+        found.append(made)
+    return found
 
 
 def _module(attributes: dict[str, Any]) -> torch.jit.ScriptModule:

@@ -145,6 +145,7 @@ class OnnxTrainer:
         """What one call of the graph gives, after the state has moved."""
         self._take_over()
         buffers = self._fitting(batch)
+        self._check_rows(batch)
         inputs = buffers.inputs
         for name, x in batch.items():
             inputs[name][...] = x
@@ -181,6 +182,22 @@ class OnnxTrainer:
             self._buffers = self._sized(batch)
         return self._buffers
 
+    def _check_rows(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Refuse minibatches of rows that there are not; none at all are no step."""
+        if MINIBATCHES not in batch:
+            return
+        rows, count = batch[MINIBATCHES], self._rows(batch)
+        if not rows.size or rows.min() < 0 or rows.max() >= count:
+            got = f"from {rows.min()} to {rows.max()}" if rows.size else f"none, {rows.shape}"
+            raise ValueError(
+                f"OnnxTrainer: `{MINIBATCHES}` must be of the batch's {count} rows, got {got}"
+            )
+
+    def _rows(self, batch: Mapping[str, np.ndarray]) -> int:
+        """How many rows a batch has, as its first array says, which is no noise."""
+        drawn = (MINIBATCHES, *self._noise)
+        return next((len(batch[k]) for k in self._data if k in batch and k not in drawn), 0)
+
     def _sized(self, batch: Mapping[str, np.ndarray]) -> Buffers:
         sizes: dict[str, int] = {}
         for name, x in batch.items():
@@ -193,8 +210,10 @@ class OnnxTrainer:
 
     def _order(self, batch: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
         """The rows of every step of an epoch: those of one size in one call."""
-        named = [x for name, x in batch.items() if name in self._data]
-        rows = self.generator.permutation(len(named[0]) if named else 0)
+        count = self._rows(batch)
+        if not count:
+            raise ValueError(f"OnnxTrainer: the batch must have rows of {self._data}, got none")
+        rows = self.generator.permutation(count)
         size = self._schedule["minibatch_size"]
         whole = len(rows) // size * size
         if whole:

@@ -1,9 +1,11 @@
 """Training steps as modules of named tensors, in graphs that hold the gradients, too."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 from torch._higher_order_ops.scan import scan
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -38,7 +40,9 @@ class StepModule(nn.Module):
 
     def traced(self, example: Mapping[str, Tensor], axes: Axes) -> nn.Module:
         """The same as torch's operators alone, those of the backward pass included."""
-        trace = make_fx(self, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+        trace = make_fx(
+            self, _decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True
+        )
         return _Graph(trace(*distinct(example, axes)))
 
 
@@ -130,6 +134,12 @@ class _Loop(nn.Module):
         state = tuple(new.get(name, x).clone() for name, x in zip(self.state, carry, strict=True))
         metrics = outputs[len(self.moved) :]
         return state, tuple(metrics[k].clone() for k in self.metrics)
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Of batch normalisation, which moves averages unseen and whose gradient ONNX gets wrong."""
+    names = ("native_batch_norm", "_native_batch_norm_legit", "native_batch_norm_backward")
+    return get_decompositions([getattr(torch.ops.aten, name) for name in names])
 
 
 def following(name: str) -> str:

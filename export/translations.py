@@ -82,8 +82,17 @@ def _where(condition: Any, x: Any, other: Any) -> Any:
     return op.Or(op.And(condition, x), op.And(op.Not(condition), other))
 
 
+def _lerp(start: Any, end: Any, weight: float) -> Any:
+    """As torch computes it; its own translation computes both ends, and chooses."""
+    near = weight < 0.5
+    share = op.CastLike(op.Constant(value_float=weight if near else 1 - weight), start)
+    step = op.Mul(op.Sub(end, start), share)
+    return op.Add(start, step) if near else op.Sub(end, step)
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.compiled_rl.linear_recurrence.default: _linear_recurrence,
     torch.ops.aten.erfinv.default: _erfinv,
     torch.ops.aten.where.self: _where,
+    torch.ops.aten.lerp.Scalar: _lerp,
 }

@@ -11,6 +11,7 @@ from compiled_rl.adapters import keyword
 from compiled_rl.adapters.dispatch import TIME
 from compiled_rl.training.coefficients import UPDATES, rate_names
 from compiled_rl.training.optimisers import GroupState, Tensors
+from compiled_rl.training.pairs import PREFIX, Place, at, places_of
 from compiled_rl.training.pure import State, networks
 from compiled_rl.training.update import UpdateStep
 
@@ -22,8 +23,9 @@ class NamedUpdate:
 
         new, metrics = update(state, data)
 
-    Parameters and frozen copies have their names in the loss; what an optimiser keeps of one, such
-    as ``exp_avg``, is ``optimizer.exp_avg.`` and the parameter's name; its learning rate is
+    Parameters and frozen copies have their names in the loss, those that only another step moves,
+    such as the critics of an actor's step, included; what an optimiser keeps of one, such as
+    ``exp_avg``, is ``optimizer.exp_avg.`` and the parameter's name; its learning rate is
     ``learning_rate`` (of several groups ``learning_rate_0``, ...); the numbers of the target
     updater are ``target_updater.tau`` and so on; what the loss itself moves, such as ``beta``,
     has its name there; with a rule, there is ``updates``.
@@ -57,7 +59,8 @@ class NamedUpdate:
         self._keys = {keyword(key): key for key in (inputs | drawn) if key != TIME}
         self.noise = [keyword(key) for key in drawn if key not in inputs]
         self.data = {name: (drawn | inputs)[key] for name, key in self._keys.items()}
-        self.state = _copies(_named_state(step))
+        self._others = list(_others(step))
+        self.state = _copies({**_named_state(step), **_others(step)})
         self._find_what_moves()
 
     def redrawn(self) -> Tensors:
@@ -68,12 +71,12 @@ class NamedUpdate:
 
     def _find_what_moves(self) -> None:
         """One step on copies tells."""
-        frozen = _targets(self.step)
-        buffers = {k: x for k, x in self.step.loss.named_buffers() if k not in frozen}
+        known = self.state
+        buffers = {k: x for k, x in self.step.loss.named_buffers() if k not in known}
         copies = _copies(buffers)
         new, metrics, after = self._run(self.state, self.data, copies)
-        self._buffers = [k for k, x in copies.items() if after[k] is not x or x._version > 0]
-        self.moved = [name for name, x in self.state.items() if new[name] is not x]
+        self._buffers = [k for k, x in copies.items() if _has_moved(after[k], x, buffers[k])]
+        self.moved = [name for name, x in self.state.items() if new.get(name, x) is not x]
         self.moved += self._buffers
         self.state |= _copies({name: buffers[name] for name in self._buffers})
         self.metrics = metrics
@@ -87,7 +90,7 @@ class NamedUpdate:
         """
         buffers = _copies({name: state[name] for name in self._buffers})
         new, metrics, after = self._run(state, data, buffers)
-        return {**new, **after}, metrics
+        return {**state, **new, **after}, metrics
 
     def _run(
         self, state: Tensors, data: Tensors, buffers: Tensors
@@ -98,13 +101,14 @@ class NamedUpdate:
         rates = {} if rule is None else {k: state[k].clone() for k in rule.moves if k in state}
         params, optimisers, targets = _nested(self.step, {**state, **rates})
         counted: Tensors = {}
-        with _placed(self.step.loss, buffers) as places:
+        others = {name: state[name] for name in self._others}
+        with _placed(self.step.loss, {**buffers, **others}) as places:
             update = self.step._update
             params, optimisers, targets, metrics = update(params, optimisers, targets, batch, {})
             if rule is not None:
                 counted = {UPDATES: state[UPDATES] + 1}
                 rule.move_(optimisers, counted[UPDATES], metrics)
-            after = {name: place[key] for name, (place, key) in places.items()}
+            after = {name: at(places[name]) for name in buffers}
         return {**_flat(self.step, params, optimisers, targets), **counted}, metrics, after
 
 
@@ -120,6 +124,14 @@ def _named_state(step: UpdateStep) -> Tensors:
     state = [optimiser.state() for optimiser in step._optimisers]
     counted = {} if step._coefficients is None else {UPDATES: step.updates}
     return {**_flat(step, step._params, state, _targets(step)), **counted}
+
+
+def _others(step: UpdateStep) -> Tensors:
+    """Parameters and frozen copies that this step reads and another one may move."""
+    own = {**step._params, **_targets(step)}
+    held: Tensors = dict(step.loss.named_parameters())
+    held |= {name: x for name, x in step.loss.named_buffers() if name.startswith(PREFIX)}
+    return {name: x for name, x in held.items() if name not in own}
 
 
 def _flat(step: UpdateStep, params: Tensors, state: State, targets: Tensors) -> Tensors:
@@ -160,22 +172,27 @@ def _rates(step: UpdateStep) -> list[str]:
     return rate_names(sum(len(optimiser.groups) for optimiser in step._optimisers))
 
 
+def _has_moved(after: Tensor, x: Tensor, before: Tensor) -> bool:
+    """Batch normalisation writes to what it averages, and torch counts no version of it."""
+    return after is not x or x._version > 0 or not torch.equal(x, before)
+
+
 def _copies(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: x.detach().clone() for name, x in tensors.items()}
 
 
 @contextmanager
-def _placed(module: nn.Module, buffers: Tensors) -> Iterator[dict[str, tuple[Any, str]]]:
-    """Buffers in the place of a module's own, and where they are."""
-    places: dict[str, tuple[Any, str]] = {}
-    for name in buffers:
-        path, _, key = name.rpartition(".")
-        places[name] = (module.get_submodule(path)._buffers, key)
-    own = {name: place[key] for name, (place, key) in places.items()}
+def _placed(module: nn.Module, tensors: Tensors) -> Iterator[dict[str, Place]]:
+    """Tensors in every place of a module's own of the same names; where they are, by name."""
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    names = {id(own[name]): name for name in tensors}
+    found = [(place, at(place)) for _, place in places_of(module)]
+    before = [(place, x) for place, x in found if id(x) in names]
+    places = {names[id(x)]: place for place, x in before}
     try:
-        for name, (place, key) in places.items():
-            place[key] = buffers[name]
+        for (owned, key), x in before:
+            owned[key] = tensors[names[id(x)]]
         yield places
     finally:
-        for name, (place, key) in places.items():
-            place[key] = own[name]
+        for (owned, key), x in before:
+            owned[key] = x

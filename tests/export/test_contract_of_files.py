@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from compiled_rl import ObservationNormalizer
 from compiled_rl.export import Contract, Deployment, ExportError, OnnxModel, to_onnx
 from tests.export.targets import left_in, targets
 
@@ -188,3 +189,40 @@ def test_errors_name_the_module_and_what_to_do(target, sentence, tmp_path):
     with pytest.raises(ExportError, match=sentence):
         to_onnx(target, torch.randn(2, 4), tmp_path / "f.onnx")
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"input_names": ("memory",)}, r"each another than all inputs, got .* and \['memory'\]"),
+        ({"inputs_names": ("a",)}, r"the options are .*'input_names'.*, got \['inputs_names'\]"),
+        ({"tolerance": float("nan")}, r"`tolerance` must be in \[0, 1\), got nan"),
+        ({"tolerance": float("inf")}, r"`tolerance` must be in \[0, 1\), got inf"),
+        ({"dynamic": (0,)}, r"`dynamic` must be a sequence of different axis names, got \(0,\)"),
+        ({"dynamic": None}, "`dynamic` must be a sequence of different axis names, got None"),
+        (
+            {"deployment": Deployment(ranges={"x": (-float("inf"), 1.0)})},
+            "`deployment` does not fit .* finite number",
+        ),
+    ],
+)
+def test_what_is_no_option_is_refused(options, sentence, tmp_path):
+    example = {"x": torch.randn(2, 3), "memory": torch.zeros(2, 3)}
+    with pytest.raises(ExportError, match=sentence):
+        to_onnx(Filter(), example, tmp_path / "f.onnx", **options)
+    assert left_in(tmp_path) == []
+
+
+def test_a_parameter_keeps_its_name(tmp_path):
+    linear, example = nn.Linear(4, 3), {"input": torch.randn(2, 4)}
+    options = {"parameters": linear, "input_names": ("weight",)}
+    with pytest.raises(ExportError, match=r"got \('weight',\) and \['weight', 'bias'\]"):
+        to_onnx(linear, example, tmp_path / "f.onnx", **options)
+
+
+def test_every_number_of_a_contract_is_json(tmp_path):
+    """Who reads it may not be Python, which alone takes ``Infinity`` for a number."""
+    module = nn.Sequential(ObservationNormalizer(4, clip=float("inf")), nn.Linear(4, 2))
+    to_onnx(module, torch.randn(2, 4), tmp_path / "f.onnx")
+    text = (tmp_path / "f.onnx.contract.json").read_text()
+    assert json.loads(text)["normalizer"]["clip"] == torch.finfo(torch.float32).max

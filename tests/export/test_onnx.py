@@ -407,3 +407,52 @@ def test_the_runtime_names_its_inputs(tmp_path):
         OnnxModel(tmp_path / "broken.onnx")
     with pytest.raises(FileNotFoundError, match="`path` must be a file"):
         OnnxModel(tmp_path / "none.onnx")
+
+
+def test_a_tolerance_of_nothing_is_one():
+    """And not that of no tolerance."""
+    one = torch.ones(1)
+    assert verify._beyond(one + 1e-6, one, 0.0).all()
+    assert not verify._beyond(one + 1e-6, one, None).any()
+
+
+def test_a_neighbour_that_is_infinite_excuses_nothing(tmp_path, monkeypatch):
+    translate = to_onnx_module._model
+
+    def wrong(*arguments):
+        model = translate(*arguments)
+        tensor = onnx.numpy_helper.from_array(np.float32(-8.0), "low")
+        model.graph.initializer.append(tensor)
+        corrupt(model, "output", lambda a, b: onnx.helper.make_node("Max", [a, "low"], [b]))
+        return model
+
+    monkeypatch.setattr(to_onnx_module, "_model", wrong)
+    example = torch.tensor([[0.0], [1 - 2**-24]])
+    with pytest.raises(ExportError, match=r"`output` at .*the example.* must equal eager's"):
+        to_onnx(lambda x: (1 - x).clamp(min=0).log(), example, tmp_path / "f.onnx")
+
+
+def test_a_state_that_stays_is_told_from_one_that_moves():
+    """However small a step is beside the tolerance of what it moves."""
+    before = torch.tensor([1.0, -2.0, 0.5])
+    after = before + 1e-6 * torch.tensor([1.0, 2.0, -1.0])
+    assert verify._astray(before, after, before, None).all()
+    assert not verify._astray(after, after, before, None).any()
+    rounded = torch.nextafter(after, torch.full_like(after, 9.0))
+    assert not verify._astray(rounded, after, before, None).any()
+
+
+class Noisy(nn.Module):
+    """Whose noise the caller draws."""
+
+    def draw_noise(self, tensors):
+        return {"noise": torch.randn_like(tensors["x"])}
+
+    def forward(self, x, noise):
+        return x + noise
+
+
+def test_exporting_what_draws_leaves_the_users_generator(tmp_path):
+    before = torch.get_rng_state()
+    to_onnx(Noisy(), {"x": torch.randn(2, 3, generator=torch.Generator())}, tmp_path / "f.onnx")
+    assert torch.equal(torch.get_rng_state(), before)

@@ -27,7 +27,7 @@ LOAD = {"pt2": load_pt2, "torchscript": load_torchscript, "aotinductor": load_ao
 FAST = {
     "onnx": {"mlp", "cnn", "gru cell", "lstm", "attention", "masked logits", "groups"}
     | {"rescaled, sampled", "as rsl_rl", "gru actor"},
-    "pt2": {"mlp", "cnn", "gru cell", "lstm", "frame stack", "tanh actor"},
+    "pt2": {"mlp", "gru cell", "tanh actor"},
 }
 # Near its bounds float32 knows the log-probability of a truncated normal to 3e-4.
 TOLERANCE = {"truncated, sampled": 1e-4, "truncated-bounds, sampled": 1e-4}

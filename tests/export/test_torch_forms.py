@@ -327,3 +327,23 @@ def test_torchs_own_forms_need_no_onnx():
 def test_every_public_name_is_there():
     for name in export.__all__:
         assert getattr(export, name) is not None
+
+
+def test_names_that_are_no_identifiers_stay_apart(tmp_path):
+    """Parameters of a ``Sequential``, a keyword, and two that would become one."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 2))
+    assert torchscript._identifiers(["a.b", "a_b", "0.w", "_0_w", "in", "self"]) == [
+        *("a_b", "a_b_", "_0_w", "_0_w_", "in_", "self_")
+    ]
+    x = torch.randn(5, 4)
+    to_torchscript(network[0], x, tmp_path / "f.pt", parameters=network, input_names=("in",))
+    model = load_torchscript(tmp_path / "f.pt")
+    assert model.inputs == ["in", "0.weight", "0.bias"]
+    weight, bias = torch.randn(4, 4), torch.randn(4)
+    (got,) = model(**{"in": x, "0.weight": weight, "0.bias": bias}).values()
+    torch.testing.assert_close(got, x @ weight.T + bias)
+    names = ("a.b", "a_b")
+    to_torchscript(network[1], (x, x), tmp_path / "g.pt", input_names=names)
+    other = torch.randn(5, 4)
+    (got,) = load_torchscript(tmp_path / "g.pt")(**{"a.b": x, "a_b": other}).values()
+    torch.testing.assert_close(got, network[1](x, other).detach())

@@ -114,12 +114,11 @@ OPTIMISERS = {
     ),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=RATE, momentum=0.5, centered=True),
 }
-SLOW_ONES = ("AdamW, amsgrad", "RMSprop", "SGD")
 
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=pytest.mark.slow) if k in SLOW_ONES else k for k in OPTIMISERS],
+    [k if k == "Adam" else pytest.param(k, marks=pytest.mark.slow) for k in OPTIMISERS],
 )
 def test_two_hundred_steps(kind, tmp_path):
     """With a beta that moves by itself, and a norm that is clipped."""
@@ -138,17 +137,6 @@ def test_two_hundred_steps(kind, tmp_path):
     moved = [np.abs(before[k] - x).max() for k, x in trainer.state.items() if "actor" in k]
     assert max(moved) > 0.01
     assert trainer.updates == 200
-
-
-def test_a_learning_rate_is_told_and_may_change(tmp_path):
-    loss = ppo()
-    step = UpdateStep(loss, torch.optim.Adam(loss.parameters(), lr=RATE), mode="eager")
-    to_onnx(step, without_logits(8), tmp_path / "step.onnx")
-    trainer, data = OnnxTrainer(tmp_path / "step.onnx"), without_logits(8)
-    trainer.state["learning_rate"] = 0.05
-    step.optimizer.param_groups[0]["lr"] = 0.05
-    trainer(**arrays(data)), step(data)
-    assert_same_state(trainer, step)
 
 
 def anneal(now, metrics):
@@ -172,28 +160,25 @@ def test_a_rule_is_in_the_file(tmp_path):
 
 
 def test_a_step_that_has_learned_goes_on(tmp_path):
-    """Its moments are in the file, too."""
+    """Its moments are in the file, too; to make it changes nothing; a learning rate may be told."""
     loss = ppo()
     step = UpdateStep(loss, torch.optim.Adam(loss.parameters(), lr=RATE), mode="eager")
     for _ in range(3):
         step(without_logits(8))
-    to_onnx(step, without_logits(8), tmp_path / "step.onnx")
-    trainer, data = OnnxTrainer(tmp_path / "step.onnx"), without_logits(8)
-    assert_same_state(trainer, step, 0.0)
-    trainer(**arrays(data)), step(data)
-    assert_same_state(trainer, step)
-
-
-def test_exporting_changes_nothing(tmp_path):
-    loss = ppo(loss_class=KLPENPPOLoss)
-    step = UpdateStep(loss, torch.optim.Adam(loss.parameters(), lr=RATE), mode="eager")
-    batch = recorded(8)
-    step(batch)
+    batch = without_logits(8)
     before, random = copy.deepcopy(step.state_dict()), torch.get_rng_state()
     to_onnx(step, batch, tmp_path / "step.onnx")
     torch.testing.assert_close(step.state_dict(), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), random)
     assert loss.training
+    trainer = OnnxTrainer(tmp_path / "step.onnx")
+    assert_same_state(trainer, step, 0.0)
+    for rate in (RATE, 0.05):
+        trainer.state["learning_rate"] = rate
+        step.optimizer.param_groups[0]["lr"] = rate
+        data = without_logits(8)
+        trainer(**arrays(data)), step(data)
+        assert_same_state(trainer, step)
 
 
 @pytest.fixture(scope="module")
@@ -234,15 +219,12 @@ def test_minibatches_may_be_given(epochs):
     close(metrics["grad_norm"][-1], expected["grad_norm"], 1e-5)
 
 
-def test_an_epoch_that_goes_too_far_is_the_last(epochs, tmp_path):
-    made, _ = epochs
-    made = copy.deepcopy(made)
-    made.target_kl = 1e-12
-    to_onnx(made, without_logits(20), tmp_path / "epochs.onnx")
-    trainer = OnnxTrainer(tmp_path / "epochs.onnx")
-    assert trainer.model.contract["schedule"]["target_kl"] == 1e-12
+def test_an_epoch_that_goes_too_far_is_the_last(epochs):
+    _, path = epochs
     data = arrays(without_logits(20))
-    data["action_log_prob"] += 2  # far above the policy's own
+    data["action_log_prob"] += 1e7  # far above the policy's own; the bound of the file is 1e6
+    trainer = OnnxTrainer(path)
+    assert trainer.model.contract["schedule"]["target_kl"] == 1e6
     assert len(trainer(**data)["kl_approx"]) == 3
 
 
@@ -365,7 +347,7 @@ print(trainer(**np.load(sys.argv[2]))["grad_norm"].shape)
 @pytest.mark.parametrize(
     "form",
     [
-        "pt2",
+        pytest.param("pt2", marks=pytest.mark.slow),
         pytest.param("torchscript", marks=pytest.mark.slow),
         pytest.param("aotinductor", marks=pytest.mark.slow),
     ],
@@ -444,3 +426,43 @@ def test_a_file_without_a_step_is_no_trainer(tmp_path):
     to_onnx(nn.Linear(4, 2), torch.randn(2, 4), tmp_path / "f.onnx")
     with pytest.raises(ValueError, match=r"must be a file with a training step, got .*a Linear"):
         OnnxTrainer(tmp_path / "f.onnx")
+
+
+def test_minibatches_of_no_rows_move_nothing(epochs):
+    _, path = epochs
+    trainer, data = OnnxTrainer(path), arrays(without_logits(20))
+    before = {name: x.copy() for name, x in trainer.state.items()}
+    for rows in ([[0, 20]], [[0, -1]], [[], []], np.zeros((0, 4))):
+        with pytest.raises(ValueError, match="`minibatches` must be of the batch's 20 rows, got"):
+            trainer(**data, minibatches=np.array(rows, np.int64))
+    for name, x in before.items():
+        np.testing.assert_array_equal(x, trainer.state[name])
+    assert trainer.updates == 0
+    with pytest.raises(ValueError, match="the batch must have rows"):
+        trainer(**{name: x[:0] for name, x in data.items()})
+
+
+def test_the_rows_of_a_batch_are_not_those_of_noise(epochs):
+    """Noise has the updates first, however it is named before the data."""
+    _, path = epochs
+    trainer = OnnxTrainer(path)
+    trainer._noise = {"action": "normal"}
+    data = arrays(without_logits(20))
+    noise = data.pop("action")[:3]
+    assert sum(x.size for x in trainer._order({"action": noise, **data})) == 20
+
+
+@pytest.mark.slow
+def test_batch_normalisation_learns(tmp_path):
+    """By batches of one size: of a single row there is nothing to normalise."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    loss = ClipPPOLoss(Policy(network, Categorical), ValueHead(4))
+    step = UpdateStep(loss, torch.optim.SGD(loss.parameters(), lr=0.1), mode="eager")
+    to_onnx(step, without_logits(8), tmp_path / "step.onnx", ())
+    trainer = OnnxTrainer(tmp_path / "step.onnx")
+    assert any("running_mean" in name for name in trainer.state)
+    for _ in range(3):
+        data = without_logits(8)
+        trainer(**arrays(data)), step(data)
+    assert_same_state(trainer, step)
