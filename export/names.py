@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 CONTRACT_KEY = "compiled_rl.contract"
+MINIBATCHES = "minibatches"  # the input of a file of epochs that has the rows of each update
 STATE_KEY = "compiled_rl.state"  # of what the caller keeps, the values to begin with
 
 

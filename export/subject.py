@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from compiled_rl.export.axes import Axes, Dynamic, check_axes, check_dynamic, check_example
 from compiled_rl.export.errors import ExportError
+from compiled_rl.export.names import MINIBATCHES
 from compiled_rl.export.options import Options
 from compiled_rl.export.signature import (
     Example,
@@ -18,7 +19,7 @@ from compiled_rl.export.signature import (
     output_names,
     renamed,
 )
-from compiled_rl.export.training import MINIBATCHES, EpochModule, StepModule, following
+from compiled_rl.export.training import EpochModule, StepModule, following
 from compiled_rl.training import NamedUpdate, UpdateEpochs, UpdateStep
 
 Draw = Callable[[], dict[str, Tensor]]
@@ -127,6 +128,8 @@ def _of_epochs(
         for name, axes in leading.items()
     }
     axes = check_axes(of, None, False, module.example)
+    # In the order in which sizes are tried: many updates on one sample would be mere rounding.
+    axes = axes._replace(names=("batch", "samples", "updates"))
     return _of_training(epochs, module, axes, {MINIBATCHES: "samples"})
 
 
@@ -137,6 +140,9 @@ def _of_training(
     rows: dict[str, str],
 ) -> Subject:
     update = module.update
+    twice = sorted(set(update.state) & {*update.data, MINIBATCHES})
+    if twice:
+        raise ExportError(f"`example` must have other names than the state's, got {twice}")
     state: dict[str, Optional[str]] = dict.fromkeys(update.state)
     state |= {name: following(name) for name in update.moved}
     kinds = {name: _kind_of(update.redrawn, name) for name in update.noise}

@@ -10,12 +10,11 @@ from typing import Any, Optional
 import numpy as np
 
 from compiled_rl.export.buffers import Buffers
-from compiled_rl.export.names import STATE_KEY, arrays_of
+from compiled_rl.export.names import MINIBATCHES, STATE_KEY, arrays_of
 from compiled_rl.export.runtime import OnnxModel
 from compiled_rl.export.session import Providers
 
 Arrays = dict[str, np.ndarray]
-MINIBATCHES = "minibatches"
 
 
 class OnnxTrainer:

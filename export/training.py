@@ -10,9 +10,9 @@ from torch._higher_order_ops.scan import scan
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from compiled_rl.export.axes import Axes
+from compiled_rl.export.names import MINIBATCHES
 from compiled_rl.training import NamedUpdate
 
-MINIBATCHES = "minibatches"
 # Sizes of an example's axes: each another, since equal ones would be taken for the same axis.
 _PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 

@@ -25,8 +25,9 @@ class NamedUpdate:
 
     Parameters and frozen copies have their names in the loss, those that only another step moves,
     such as the critics of an actor's step, included; what an optimiser keeps of one, such as
-    ``exp_avg``, is ``optimizer.exp_avg.`` and the parameter's name; its learning rate is
-    ``learning_rate`` (of several groups ``learning_rate_0``, ...); the numbers of the target
+    ``exp_avg``, is ``optimizer.exp_avg.`` and the parameter's name, but the number of steps is one
+    of a group, ``optimizer.step``, where it is the same of all; its learning rate is
+    ``learning_rate`` (of several groups ``learning_rate_0``, ``optimizer.step_0``, ...); the numbers of the target
     updater are ``target_updater.tau`` and so on; what the loss itself moves, such as ``beta``,
     has its name there; with a rule, there is ``updates``.
 
@@ -60,6 +61,7 @@ class NamedUpdate:
         self.noise = [keyword(key) for key in drawn if key not in inputs]
         self.data = {name: (drawn | inputs)[key] for name, key in self._keys.items()}
         self._others = list(_others(step))
+        self._shared: dict[str, str] = {}
         self.state = _copies({**_named_state(step), **_others(step)})
         self._find_what_moves()
 
@@ -75,6 +77,9 @@ class NamedUpdate:
         buffers = {k: x for k, x in self.step.loss.named_buffers() if k not in known}
         copies = _copies(buffers)
         new, metrics, after = self._run(self.state, self.data, copies)
+        self._shared = _shared_counts(self.step, self.state, new)
+        self.state = {self._shared.get(name, name): x for name, x in self.state.items()}
+        new = {self._shared.get(name, name): x for name, x in new.items()}
         self._buffers = [k for k, x in copies.items() if _has_moved(after[k], x, buffers[k])]
         self.moved = [name for name, x in self.state.items() if new.get(name, x) is not x]
         self.moved += self._buffers
@@ -96,6 +101,7 @@ class NamedUpdate:
         self, state: Tensors, data: Tensors, buffers: Tensors
     ) -> tuple[Tensors, Tensors, Tensors]:
         """The step, with buffers that it may write to; they are returned as they are then."""
+        state = {**state, **{own: state[name] for own, name in self._shared.items()}}
         batch = {key: data[name] for name, key in self._keys.items()} | self._time
         rule = self.step._coefficients
         rates = {} if rule is None else {k: state[k].clone() for k in rule.moves if k in state}
@@ -109,7 +115,19 @@ class NamedUpdate:
                 counted = {UPDATES: state[UPDATES] + 1}
                 rule.move_(optimisers, counted[UPDATES], metrics)
             after = {name: at(places[name]) for name in buffers}
-        return {**_flat(self.step, params, optimisers, targets), **counted}, metrics, after
+        flat = {**_flat(self.step, params, optimisers, targets), **counted}
+        return {self._shared.get(name, name): x for name, x in flat.items()}, metrics, after
+
+
+def _shared_counts(step: UpdateStep, state: Tensors, new: Tensors) -> dict[str, str]:
+    """Of the counts of steps, the name of the one that stands for all of a group, if they agree."""
+    groups = [group for optimiser in step._optimisers for group in optimiser.groups]
+    shared = {}
+    for rate, group in zip(_rates(step), groups, strict=True):
+        own = [f"{_OPTIMIZER}step.{name}" for name in group.names] * ("step" in group.slots)
+        if len({(float(state[name]), float(new[name])) for name in own}) == 1:
+            shared |= dict.fromkeys(own, rate.replace("learning_rate", f"{_OPTIMIZER}step"))
+    return shared
 
 
 def _device(step: UpdateStep) -> torch.device:

@@ -27,16 +27,19 @@ def _adam(
     options: Options, params: list[Tensor], grads: list[Tensor], slots: Lists, rate: Tensor
 ) -> None:
     beta1, beta2 = options["betas"]
+    in_a_file = _in_a_file()
+    # Eagerly the bias is corrected in double: of float32, the first steps have five digits.
+    steps = [x.double() for x in slots["step"]] if in_a_file else slots["step"]
     adam(
         params,
         grads,
         slots["exp_avg"],
         slots["exp_avg_sq"],
         slots.get("max_exp_avg_sq", []),
-        slots["step"],
+        steps,
         foreach=False,
         fused=_in_one_kernel(params, grads, slots),
-        differentiable=_in_a_file(),  # else numbers would be read of the tensors
+        differentiable=in_a_file,  # else numbers would be read of the tensors
         decoupled_weight_decay=options["decoupled_weight_decay"],
         amsgrad=options["amsgrad"],
         beta1=beta1,
@@ -46,6 +49,9 @@ def _adam(
         eps=options["eps"],
         maximize=options["maximize"],
     )
+    if in_a_file:
+        for x, step in zip(slots["step"], steps, strict=True):
+            x.copy_(step)
 
 
 def _adam_slots(group: Mapping[str, Any]) -> list[str]:

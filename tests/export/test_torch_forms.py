@@ -207,7 +207,12 @@ def refusals():
         "no time": (("batch",), 9, pair, "`max_time` must go with an axis `time`, got"),
         "too short": (BOTH, 1, pair, "`max_time` must be at least 2, got 1"),
         "a longer example": (BOTH, 2, pair, "`example` must have a `time` of at most 2, got 3"),
-        "no such axis": (BOTH, 9, {k: x[0] for k, x in pair.items()}, "`dynamic` must name axes that an input"),
+        "no such axis": (
+            BOTH,
+            9,
+            {k: x[0] for k, x in pair.items()},
+            "`dynamic` must name axes that an input",
+        ),
         "another name": (("batch", "steps"), None, pair, "the recurrence must run over an axis"),
         "a single string": ("batch", None, pair, "`dynamic` must be a sequence of different axis"),
     }
