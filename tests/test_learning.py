@@ -1,6 +1,8 @@
 """Learning on several seeds, compiled and eager; minutes, so only `make slow` runs it."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from statistics import mean, variance
@@ -112,3 +114,16 @@ def test_half_cheetah_runs():
 @pytest.mark.slow
 def test_half_cheetah_runs_on_torchrls_environment_too():
     assert ddpg_half_cheetah.main(24_000) > 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_device_learns_without_torch(seed, tmp_path):
+    """The process itself asserts that torch was not imported."""
+    command = [sys.executable, "-m", "examples.train_without_torch", "--seed", str(seed)]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    last = done.stdout.splitlines()[-1]
+    assert float(last.removeprefix("mean return ")) >= 450
+    assert (tmp_path / "learned.npz").exists()

@@ -25,11 +25,11 @@ class NamedUpdate:
 
     Parameters and frozen copies have their names in the loss, those that only another step moves,
     such as the critics of an actor's step, included; what an optimiser keeps of one, such as
-    ``exp_avg``, is ``optimizer.exp_avg.`` and the parameter's name, but the number of steps is one
-    of a group, ``optimizer.step``, where it is the same of all; its learning rate is
-    ``learning_rate`` (of several groups ``learning_rate_0``, ``optimizer.step_0``, ...); the numbers of the target
-    updater are ``target_updater.tau`` and so on; what the loss itself moves, such as ``beta``,
-    has its name there; with a rule, there is ``updates``.
+    ``exp_avg``, is ``optimizer.exp_avg.`` and the parameter's name. Its learning rate is
+    ``learning_rate``, and its number of steps, where all parameters have the same,
+    ``optimizer.step``; of several groups they are ``learning_rate_0``, ``optimizer.step_0``, ...
+    The numbers of the target updater are ``target_updater.tau`` and so on; what the loss itself
+    moves, such as ``beta``, has its name there; with a rule, there is ``updates``.
 
     Args:
         step: whose update it is; its modules stay in the modes in which they are.
@@ -122,7 +122,7 @@ class NamedUpdate:
 def _shared_counts(step: UpdateStep, state: Tensors, new: Tensors) -> dict[str, str]:
     """Of the counts of steps, the name of the one that stands for all of a group, if they agree."""
     groups = [group for optimiser in step._optimisers for group in optimiser.groups]
-    shared = {}
+    shared: dict[str, str] = {}
     for rate, group in zip(_rates(step), groups, strict=True):
         own = [f"{_OPTIMIZER}step.{name}" for name in group.names] * ("step" in group.slots)
         if len({(float(state[name]), float(new[name])) for name in own}) == 1:

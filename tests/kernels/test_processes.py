@@ -143,7 +143,13 @@ def printed_by(script: str, **environment: str) -> list[float]:
     return [float(line) for line in result.stdout.split()]
 
 
-@pytest.mark.parametrize("script", [NUMBA_BLOCKED, CACHE_BLOCKED], ids=["numba", "cache"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(NUMBA_BLOCKED, id="numba"),
+        pytest.param(CACHE_BLOCKED, id="cache", marks=pytest.mark.slow),
+    ],
+)
 def test_blocked(script, tmp_path):
     namespace: dict = {}
     body = SETUP.replace('assert "numba"', 'assert True or "numba"')

@@ -472,6 +472,7 @@ assert all(wide[:-1]), wide
 """
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 def test_all_compile_for_a_device_with_wide_loads(tmp_path):

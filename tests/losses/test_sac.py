@@ -133,6 +133,7 @@ def test_with_a_value_network_separate_losses_leave_what_is_shared_to_the_policy
         assert all((grad is not None) == learns for grad in found), name
 
 
+@pytest.mark.slow
 def test_with_a_value_network_it_compiles():
     loss = FIRST.ours(max_alpha=2.0)
     batches = [with_noise(loss, FIRST.data(n)) for n in (2, 4, 6, 8)]

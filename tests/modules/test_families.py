@@ -342,7 +342,8 @@ def test_the_deterministic_action_is_exported(name, tmp_path):
     model = OnnxModel(to_onnx(policy, example, tmp_path / "policy.onnx").path)
     observation = torch.randn(3, 4)
     got, expected = model(observation=observation.numpy()), policy(observation)
-    named = expected if isinstance(expected, dict) else {"action": expected}
+    heads = expected if isinstance(expected, dict) else {}
+    named = {f"action_{head}": x for head, x in heads.items()} or {"action": expected}
     assert list(got) == list(named)
     for key, x in got.items():
         torch.testing.assert_close(torch.from_numpy(x), named[key], rtol=1e-5, atol=1e-5)

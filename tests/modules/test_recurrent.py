@@ -204,6 +204,7 @@ def test_no_gradient_goes_from_an_episode_to_the_one_before():
     assert (reached.abs().sum((0, 2)) > 0).tolist() == [False, False, False, True, True, False]
 
 
+@pytest.mark.slow
 def test_a_recurrent_loss_compiles():
     loss = recurrent_loss()
     assert_compiles_once(loss, [make_data(n, 5) for n in (2, 3, 4, 7)])

@@ -97,6 +97,7 @@ def test_parameters_may_be_laid_out_anew():
     assert_is_eager(loss, step, data)
 
 
+@pytest.mark.slow
 def test_the_mode_of_the_networks_is_noticed(counted):
     network = nn.Sequential(nn.Linear(OBSERVATION, 8), nn.BatchNorm1d(8, momentum=0.0))
     loss, step = learner(network)

@@ -144,7 +144,7 @@ def test_eager_equals_a_loop_by_hand(name, updater):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == "sac" else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES]
+    "name", [n if n == "ddpg" else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES]
 )
 def test_two_graphs_equal_a_loop_by_hand(name, counted):
     """Over batch sizes, learning rates, taus, and a counter that counts.
