@@ -77,3 +77,9 @@ def _binding(session: Any, inputs: Arrays, outputs: Arrays) -> Any:
     for name, array in outputs.items():
         binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
     return binding
+
+
+def draw(generator: np.random.Generator, kind: str, buffer: np.ndarray) -> None:
+    """Fill a buffer with standard normal noise, or with uniform noise in [0, 1)."""
+    source: Any = generator.random if kind == "uniform" else generator.standard_normal
+    source(out=buffer, dtype=buffer.dtype)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of
+from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of, fits
 from compiled_rl.export.signature import flat
 from compiled_rl.export.verify import dtype_name
 
@@ -37,7 +37,7 @@ class TorchModel:
         self.outputs = [x["name"] for x in self.contract["outputs"]]
         self._accepted: list[Any] = []
 
-    def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+    def __call__(self, /, **tensors: Tensor) -> dict[str, Tensor]:
         """The outputs by name.
 
         Raises:
@@ -66,18 +66,11 @@ class TorchModel:
 def _check(expected: Mapping[str, Any], x: Tensor, sizes: dict[str, int]) -> None:
     """Refuse a tensor that does not fit; an axis that has a name has one size in all inputs."""
     dtype, shape = expected["dtype"], expected["shape"]
-    if dtype_name(x) != dtype or not _fits(shape, x, sizes):
+    if dtype_name(x) != dtype or not fits(shape, x.shape, sizes):
         raise ValueError(
             f"TorchModel: `{expected['name']}` must be a {dtype} tensor of shape {shape} with "
             f"{sizes}, got {dtype_name(x)} of shape {list(x.shape)}"
         )
-
-
-def _fits(shape: list[int | str], x: Tensor, sizes: dict[str, int]) -> bool:
-    return len(shape) == x.dim() and all(
-        size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
-        for axis, size in zip(shape, x.shape, strict=True)
-    )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""What every file keeps of itself, and under which names; runtimes need no more than numpy."""
+"""What every file keeps of itself, under which names, and what fits it; needs numpy alone."""
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,3 +30,17 @@ def arrays_of(text: str) -> dict[str, np.ndarray]:
         return {}
     with np.load(io.BytesIO(base64.b64decode(text))) as file:
         return dict(file)
+
+
+def fits(promised: Sequence[int | str | None], shape: Sequence[int], sizes: dict[str, int]) -> bool:
+    """Whether a shape is the promised one; an axis that has a name has one size everywhere.
+
+    Args:
+        promised: a size, the name of an axis, or None, which is any size.
+        shape: of a tensor or an array.
+        sizes: of the axes that were seen before; those of this shape are added.
+    """
+    return len(shape) == len(promised) and all(
+        size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis or size)
+        for axis, size in zip(promised, shape, strict=True)
+    )

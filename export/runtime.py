@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from compiled_rl.export.buffers import Buffers
-from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of
+from compiled_rl.export.buffers import Buffers, draw
+from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of, fits
 from compiled_rl.export.session import Providers, open_session
 
 Arrays = dict[str, np.ndarray]
@@ -35,18 +35,12 @@ class Expected(NamedTuple):
             sizes: of the axes that were seen before; those of this array are added.
         """
         given = getattr(array, "dtype", type(array).__name__)
-        if given == self.dtype and self._fits(array.shape, sizes):
+        if given == self.dtype and fits(self.shape, array.shape, sizes):
             return
         hint = f"; convert it with `.astype(np.{self.dtype})`" if given != self.dtype else ""
         raise ValueError(
             f"{owner}: `{self.name}` must be a {self.dtype} array of shape {self.shape} with "
             f"{sizes}, got {given} of shape {list(np.shape(array))}{hint}"
-        )
-
-    def _fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-        return len(shape) == len(self.shape) and all(
-            size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis or size)
-            for axis, size in zip(self.shape, shape, strict=True)
         )
 
 
@@ -95,7 +89,7 @@ class OnnxModel(_OnnxFile):
     def __init__(self, path: str | Path, *, providers: Providers = None) -> None:
         super().__init__(path, providers)
 
-    def __call__(self, **arrays: np.ndarray) -> Arrays:
+    def __call__(self, /, **arrays: np.ndarray) -> Arrays:
         """The outputs by name.
 
         Raises:
@@ -245,7 +239,7 @@ class OnnxPolicy(_OnnxFile):
                 inputs[name][...] = array
         for name, kind in self._noise.items():
             if name not in given:
-                _draw(self._generator, kind, inputs[name])
+                draw(self._generator, kind, inputs[name])
         outputs = buffers.run(instead)
         for name, output in self._carried.items():
             inputs[name][...] = outputs[output]
@@ -297,12 +291,6 @@ def _zeros(x: Expected, given: Optional[np.ndarray], sizes: Mapping[str, int]) -
         )
     shape = [axis if isinstance(axis, int) else sizes[str(axis)] for axis in x.shape]
     return np.zeros(shape, x.dtype)
-
-
-def _draw(generator: np.random.Generator, kind: str, buffer: np.ndarray) -> None:
-    """Fill a buffer with standard normal noise, or with uniform noise in [0, 1)."""
-    draw: Any = generator.random if kind == "uniform" else generator.standard_normal
-    draw(out=buffer, dtype=buffer.dtype)
 
 
 _DTYPES: dict[str, np.dtype] = {

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from compiled_rl.export.buffers import Buffers
+from compiled_rl.export.buffers import Buffers, draw
 from compiled_rl.export.names import MINIBATCHES, STATE_KEY, arrays_of
 from compiled_rl.export.runtime import OnnxModel
 from compiled_rl.export.session import Providers
@@ -73,7 +73,7 @@ class OnnxTrainer:
         self.generator = np.random.default_rng(seed)
         self.updates = 0
 
-    def __call__(self, **batch: np.ndarray) -> Arrays:
+    def __call__(self, /, **batch: np.ndarray) -> Arrays:
         """Take one step, or every step of the epochs, on a batch.
 
         Args:
@@ -150,7 +150,7 @@ class OnnxTrainer:
             inputs[name][...] = x
         for name, kind in self._noise.items():
             if name not in batch:
-                _draw(self.generator, kind, inputs[name])
+                draw(self.generator, kind, inputs[name])
         outputs = buffers.run({})
         for name, output in self._moved.items():
             inputs[name][...] = outputs[output]
@@ -225,11 +225,6 @@ class OnnxTrainer:
         if bound is None:
             return False
         return bool(np.concatenate([x[self._schedule["kl"]] for x in epoch]).mean() > bound)
-
-
-def _draw(generator: np.random.Generator, kind: str, buffer: np.ndarray) -> None:
-    draw: Any = generator.random if kind == "uniform" else generator.standard_normal
-    draw(out=buffer, dtype=buffer.dtype)
 
 
 def _described(x: Optional[np.ndarray]) -> str:
