@@ -175,7 +175,7 @@ class ByKey(nn.Module):
         return TensorDict(outputs, x.shape[:-1]) if self.form == "TensorDict" else outputs
 
 
-@pytest.mark.parametrize("form", ["dict", "TensorDict"])
+@pytest.mark.parametrize("form", ["dict", pytest.param("TensorDict", marks=slow)])
 def test_a_network_may_return_its_outputs_by_key(form):
     actor, critic = plain_networks("normal")
     plain, _ = tensordict_networks(actor, critic)

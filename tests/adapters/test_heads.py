@@ -228,7 +228,8 @@ def test_a_trunk_that_stands_twice_stays_what_it_was():
     assert {id(p) for p in after} == {id(p) for p in before}
 
 
-@pytest.mark.parametrize("loss_class", [ClipPPOLoss, pytest.param(A2CLoss, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@losses
 def test_it_compiles(loss_class):
     loss = loss_class(*as_heads(*networks()))
     batches = [data_of("advantage", "value_target", shape=(n, 4)) for n in (2, 3, 5, 8)]

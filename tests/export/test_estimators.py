@@ -48,7 +48,7 @@ def exact_at_every_length(case, variant, folder):
 def tier(case: Case, variant: Variant) -> Any:
     """Slow are programs of what another row is nearly."""
     slow = is_nearly_another(case) and variant is not variants.torchscript
-    slow = slow or (variant is variants.pt2 and not case.name.startswith(("gae", "vtrace")))
+    slow = slow or (variant is variants.pt2 and case.name not in ("gae masked", "vtrace masked"))
     return [pytest.mark.slow] if slow else []
 
 

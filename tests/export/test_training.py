@@ -145,6 +145,7 @@ def anneal(now, metrics):
     return {"learning_rate": RATE * (1 - share), "clip_epsilon": 0.2 * (1 - share)}
 
 
+@pytest.mark.slow
 def test_a_rule_is_in_the_file(tmp_path):
     loss = ppo()
     optimizer = torch.optim.Adam(loss.parameters(), lr=RATE)

@@ -235,6 +235,7 @@ def test_anything_equals_the_oracle(situation):
     agree(computed(case, inputs, differentiable, **scalars), expected(case, inputs, **scalars))
 
 
+@pytest.mark.slow
 def test_single_precision_is_near_double():
     """The error of float32, relative to the largest output, at a long horizon."""
     for case in ESTIMATORS:

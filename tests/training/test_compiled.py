@@ -110,7 +110,7 @@ def test_the_mode_of_the_networks_is_noticed(counted):
     torch.testing.assert_close(step(data)["loss_objective"], trained)
 
 
-@pytest.mark.parametrize("mode", ["eager", "default"])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("default", marks=pytest.mark.slow)])
 def test_a_loss_may_move_to_another_dtype_with_its_optimiser(mode, counted):
     one = made("ddpg", dtype=torch.float32)
     step = one.step(mode=mode)
@@ -200,6 +200,7 @@ def test_gradients_may_be_laid_out_otherwise(optimiser):
     torch.testing.assert_close(tensors(losses[0]), tensors(losses[1]), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_strides_of_a_state_are_noticed(counted):
     """A kernel that was made for other strides would read it wrongly, or beyond its end."""
     mine, theirs = made("ddpg"), made("ddpg")
@@ -213,6 +214,7 @@ def test_strides_of_a_state_are_noticed(counted):
     torch.testing.assert_close(tensors(mine.loss), tensors(theirs.loss), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_freezing_and_back_makes_no_third_graph(counted):
     one = made("ddpg")
     step = one.step()

@@ -65,7 +65,7 @@ def test_eager_equals_a_loop_by_hand(optimiser, max_grad_norm):
 @pytest.mark.parametrize(
     "optimiser",
     [
-        "adam",
+        pytest.param("adam", marks=pytest.mark.slow),
         pytest.param("sgd with momentum", marks=pytest.mark.slow),
         pytest.param("rmsprop with all", marks=pytest.mark.slow),
     ],
