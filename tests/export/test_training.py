@@ -15,11 +15,9 @@ from compiled_rl.export import (
     OnnxModel,
     OnnxTrainer,
     load_pt2,
-    load_torchscript,
     to_aotinductor,
     to_onnx,
     to_pt2,
-    to_torchscript,
 )
 from compiled_rl.modules import Categorical
 from compiled_rl.training import UpdateEpochs
@@ -113,7 +111,7 @@ OPTIMISERS = {
     "SGD, nesterov": lambda p: torch.optim.SGD(
         p, lr=RATE, momentum=0.9, nesterov=True, weight_decay=0.1, maximize=True
     ),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=RATE, momentum=0.5, centered=True),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=RATE, momentum=0.5, centered=True, eps=1e-2),
 }
 
 
@@ -136,7 +134,7 @@ def test_two_hundred_steps(kind, tmp_path):
     close(metrics["loss_objective"], expected["loss_objective"], 1e-5)
     assert float(trainer.state["beta"]) == float(loss.beta) != beta
     moved = [np.abs(before[k] - x).max() for k, x in trainer.state.items() if "actor" in k]
-    assert max(moved) > 0.01
+    assert max(moved) > 0.005
     assert trainer.updates == 200
 
 
@@ -350,7 +348,6 @@ print(trainer(**np.load(sys.argv[2]))["grad_norm"].shape)
     "form",
     [
         pytest.param("pt2", marks=pytest.mark.slow),
-        pytest.param("torchscript", marks=pytest.mark.slow),
         pytest.param("aotinductor", marks=pytest.mark.slow),
     ],
 )
@@ -359,7 +356,6 @@ def test_other_forms_of_a_step(form, tmp_path):
 
     write, load, suffix = {
         "pt2": (to_pt2, load_pt2, "pt2"),
-        "torchscript": (to_torchscript, load_torchscript, "pt"),
         "aotinductor": (to_aotinductor, load_aotinductor, "pt2"),
     }[form]
     loss = ppo(loss_class=KLPENPPOLoss)
