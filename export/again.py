@@ -11,7 +11,8 @@ from compiled_rl.export.options import Options
 from compiled_rl.export.signature import Example, Target, at_rest
 from compiled_rl.export.stored import read_contract
 from compiled_rl.export.subject import Subject, subject_of
-from compiled_rl.export.verify import Model, Report, draw_trials, verify, verify_bound
+from compiled_rl.export.trials import draw_trials
+from compiled_rl.export.verify import Model, Report, verify, verify_bound
 
 _LOADERS = {
     "onnx": ("compiled_rl.export.onnx", "OnnxTensors"),
@@ -49,7 +50,7 @@ def verify_artefact(
     with speaking_as("verify_artefact"), at_rest(target):
         subject = subject_as(contract, target, example, options)
         trials = draw_trials(subject, seed)
-        checks = verify(model, subject, trials, options.get("tolerance"))[1:]
+        checks = verify(model, subject, trials, options.get("tolerance"))
         verify_bound(model, subject)
     return Report(path, path.stat().st_size, checks)
 

@@ -26,7 +26,8 @@ from compiled_rl.export.reasons import reason
 from compiled_rl.export.schema import Contract, Format
 from compiled_rl.export.signature import Example, Target, at_rest
 from compiled_rl.export.subject import Subject, subject_of
-from compiled_rl.export.verify import Model, Report, draw_trials, verify, verify_bound
+from compiled_rl.export.trials import draw_trials
+from compiled_rl.export.verify import Model, Report, verify, verify_bound
 
 
 class Translation(NamedTuple):
@@ -91,7 +92,7 @@ def _make(form: Form, subject: Subject, made: Path, options: Options) -> tuple[C
         contract = make_contract(form.name, subject, deployment, trials, translation.versions)
         translation.write(made, _texts(contract, subject))
         model = form.load(made)
-    checks = verify(model, subject, trials, options.get("tolerance"))[1:]
+    checks = verify(model, subject, trials, options.get("tolerance"))
     verify_bound(model, subject)
     contract = verified(contract, checks)
     with _translating(subject.target):

@@ -17,7 +17,8 @@ from compiled_rl.export.options import Deployment
 from compiled_rl.export.schema import Contract, Entry, Format, Measured, Normalizer, Schedule
 from compiled_rl.export.signature import modules_of, name_of
 from compiled_rl.export.subject import Subject
-from compiled_rl.export.verify import Check, Trial, dtype_name
+from compiled_rl.export.trials import CORNERS, Trial
+from compiled_rl.export.verify import Check, dtype_name
 from compiled_rl.losses import LossModule
 from compiled_rl.modules import ActionRescaler, ObservationNormalizer
 from compiled_rl.training import UpdateEpochs, UpdateStep
@@ -37,7 +38,7 @@ def make_contract(
     Raises:
         ExportError: the deployment names what is not there, or has values of other kinds.
     """
-    target, axes, first = subject.target, subject.axes, trials[1]
+    target, axes, first = subject.target, subject.axes, trials[CORNERS]
     known = {**first.inputs, **first.expected}
     _check_deployment(deployment, known)
     about = {name: _about(name, subject, deployment) for name in known}
@@ -51,7 +52,7 @@ def make_contract(
                 for name, x in first.inputs.items()
             ],
             outputs=[
-                Entry(**_tensor(name, x, _followed(name, trials[1:])), **about[name])
+                Entry(**_tensor(name, x, _followed(name, trials[CORNERS:])), **about[name])
                 for name, x in first.expected.items()
             ],
             dynamic=list(axes.names),

@@ -22,6 +22,7 @@ from compiled_rl.export.program import export_program, owner_of
 from compiled_rl.export.runtime import OnnxModel
 from compiled_rl.export.session import CPU
 from compiled_rl.export.signature import Example, Target
+from compiled_rl.export.simplified import simplified
 from compiled_rl.export.subject import Subject
 from compiled_rl.export.translations import TRANSLATIONS
 from compiled_rl.export.verify import Report
@@ -122,6 +123,7 @@ def _model(subject: Subject, opset: int) -> onnx.ModelProto:
             output_names=list(subject.outputs),
             opset_version=opset,
             custom_translation_table=TRANSLATIONS,
+            optimize=False,
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
@@ -130,6 +132,7 @@ def _model(subject: Subject, opset: int) -> onnx.ModelProto:
             raise
         raise unknown from error
     assert exported is not None
+    exported.model = simplified(exported.model)
     _strip(exported.model)
     model = exported.model_proto
     onnx.checker.check_model(model, full_check=True)

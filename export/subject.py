@@ -118,8 +118,6 @@ def _of_step(
 def _of_epochs(
     epochs: UpdateEpochs, example: Example, dynamic: Dynamic, options: Options
 ) -> Subject:
-    if not isinstance(dynamic, Mapping) and tuple(dynamic) != ("batch",):
-        raise ExportError(f"`dynamic` must be ('batch',) for epochs, got {dynamic!r}")
     module = EpochModule(_named_update(epochs.step, example, options))
     leading: dict[str, tuple[str, ...]] = dict.fromkeys(module.batch, ("samples",))
     leading |= dict.fromkeys([MINIBATCHES, *module.noise], ("updates", "batch"))
@@ -128,9 +126,18 @@ def _of_epochs(
         for name, axes in leading.items()
     }
     axes = check_axes(of, None, False, module.example)
+    if not _are_of_epochs(dynamic, axes):
+        raise ExportError(f"`dynamic` must be ('batch',) for epochs, got {dynamic!r}")
     # In the order in which sizes are tried: many updates on one sample would be mere rounding.
     axes = axes._replace(names=("batch", "samples", "updates"))
     return _of_training(epochs, module, axes, {MINIBATCHES: "samples"})
+
+
+def _are_of_epochs(dynamic: Dynamic, axes: Axes) -> bool:
+    """Whether a user asks for what there is; a contract says it by input."""
+    if isinstance(dynamic, Mapping):
+        return all(axes.of.get(name) == tuple(given) for name, given in dynamic.items())
+    return tuple(dynamic) == ("batch",)
 
 
 def _of_training(

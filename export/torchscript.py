@@ -1,6 +1,7 @@
 """Export to TorchScript, deprecated upstream and still shipped; all of it is in this file."""
 
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from keyword import iskeyword
@@ -13,15 +14,18 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_aggregate
 
 from compiled_rl.export.artefact import Form, Translation, make
 from compiled_rl.export.axes import Axes, Dynamic
+from compiled_rl.export.errors import ExportError
 from compiled_rl.export.models import TorchModel, reading
 from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY
 from compiled_rl.export.options import Options
 from compiled_rl.export.program import portable_program
 from compiled_rl.export.signature import Example, Explicit, Target, modules_of
 from compiled_rl.export.subject import Subject
+from compiled_rl.export.training import EpochModule
 from compiled_rl.export.verify import Report
 
 
@@ -76,6 +80,8 @@ def load_torchscript(path: str | Path) -> TorchModel:
 
 def _translate(subject: Subject) -> Translation:
     function = isinstance(subject.module, Explicit) and not modules_of(subject.target)
+    if isinstance(subject.module, EpochModule):
+        raise ExportError("epochs are a loop, which a program has no TorchScript for; use to_pt2")
     module = (_scripted if function else _of_program)(subject)
 
     def write(path: Path, texts: dict[str, str]) -> None:
@@ -114,6 +120,7 @@ def _graph_module(program: ExportedProgram) -> GraphModule:
         elif not _is_check(node):
             copies[node] = graph.node_copy(node, lambda x: copies[x])
             _reword(copies[node])
+            _name_literals(copies[node], root)
     return GraphModule(root, graph)
 
 
@@ -137,6 +144,21 @@ def _reword(node: Node) -> None:
     elif isinstance(node.target, OpOverload):
         node.target = node.target.overloadpacket
         node.kwargs = {name: x for name, x in node.kwargs.items() if name != "device"}
+
+
+def _name_literals(node: Node, root: nn.Module) -> None:
+    """Numbers that have no literal, infinity and NaN, as attributes."""
+
+    def named(x: Any) -> Any:
+        if not isinstance(x, float) or math.isfinite(x):
+            return x
+        name = f"number_{_identifiers([str(x)])[0]}"
+        setattr(root, name, x)
+        with node.graph.inserting_before(node):
+            return node.graph.get_attr(name)
+
+    node.args = map_aggregate(node.args, named)
+    node.kwargs = map_aggregate(node.kwargs, named)
 
 
 def _scripted(subject: Subject) -> torch.jit.ScriptModule:

@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from compiled_rl.export.errors import ExportError
-from compiled_rl.export.reasons import reason
 from compiled_rl.export.subject import Subject
+from compiled_rl.export.trials import CORNERS, Trial, fresh_inputs, nearby, try_eager
 
 _OF_A_MOVE = 1e-2  # the error that is allowed of the largest change of a state
 
@@ -31,14 +31,6 @@ class Model(Protocol):
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
         """The outputs by name."""
         ...
-
-
-class Trial(NamedTuple):
-    """Inputs of one size, and what eager computes of them."""
-
-    sizes: dict[str, int]
-    inputs: dict[str, Tensor]
-    expected: dict[str, Tensor]
 
 
 class Check(NamedTuple):
@@ -70,57 +62,10 @@ class Report(NamedTuple):
         return max(check.max_error for check in self.checks)
 
 
-def draw_trials(subject: Subject, seed: int = 0) -> list[Trial]:
-    """The example, then fresh inputs of several sizes, and what eager computes of them.
-
-    What a caller carries and has one shape, such as parameters and their moments, goes from trial
-    to trial as it would there; what the caller keeps and nothing moves is another each time.
-    """
-    generator = Generator().manual_seed(seed)
-    trials = [_try_eager(subject, subject.example, {"the example": 1})]
-    for sizes in subject.axes.sizes():
-        inputs = _fresh_inputs(subject, sizes, generator)
-        kept = _carried(subject, trials[-1])
-        kept |= {
-            name: _nearby(inputs[name], generator) for name in subject.held if name not in kept
-        }
-        trials.append(_try_eager(subject, {**inputs, **kept}, sizes))
-    return trials
-
-
-def _carried(subject: Subject, last: Trial) -> dict[str, Tensor]:
-    return {
-        name: last.expected[output]
-        for name, output in subject.state.items()
-        if output is not None and subject.axes.is_fixed(name)
-    }
-
-
-def _nearby(x: Tensor, generator: Generator, scale: float = 0.1) -> Tensor:
-    """Values of the same sign, by default a tenth away; what counts stays as it is."""
-    if not x.is_floating_point() or (x.dim() == 0 and float(x).is_integer()):
-        return x
-    factor = 1 + scale * torch.randn(x.shape, generator=generator, dtype=x.dtype).clamp(-3, 3)
-    return x * factor
-
-
-def _try_eager(subject: Subject, inputs: Mapping[str, Tensor], sizes: dict[str, int]) -> Trial:
-    """A trial on these inputs."""
-    try:
-        with torch.no_grad():
-            expected = subject.module(*[x.clone() for x in inputs.values()])
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ExportError(
-            f"{reason(subject.target, error)} at {sizes}; where an axis is a number in it, compute "
-            "with the tensor's own sizes, or leave the axis out of `dynamic`"
-        ) from error
-    return Trial(sizes, dict(inputs), dict(zip(subject.outputs, expected, strict=True)))
-
-
 def verify(
     model: Model, subject: Subject, trials: Sequence[Trial], tolerance: Optional[float]
 ) -> list[Check]:
-    """Compare every output of the file with eager's.
+    """Compare every output of the file with eager's; a ``Check`` a size, of those drawn for it.
 
     Args:
         model: the loaded file.
@@ -143,7 +88,8 @@ def verify(
                 f"the output `{name}` must have a finite value to be verified, "
                 "got none; give an example of the kind of values that the target takes"
             )
-    return [_check(model, subject, trial, tolerance) for trial in trials]
+    checks = [_check(model, subject, trial, tolerance) for trial in trials]
+    return checks[CORNERS:]
 
 
 def _has_finite(x: Tensor) -> bool:
@@ -159,7 +105,7 @@ def verify_bound(model: Model, subject: Subject) -> None:
     axes = subject.axes
     if axes.max_time is None:
         return
-    inputs = _fresh_inputs(subject, axes.too_long(), Generator().manual_seed(0))
+    inputs = fresh_inputs(subject, axes.too_long(), Generator().manual_seed(0))
     try:
         with _silent():
             model.program(*inputs.values())
@@ -248,9 +194,9 @@ def _excused(
     double = any(x.dtype == torch.float64 for x in trial.inputs.values())
     digits = 8 * torch.finfo(torch.float64 if double else torch.float32).eps
     near = [
-        _try_eager(
+        try_eager(
             subject,
-            {k: _nearby(x, generator, digits) for k, x in trial.inputs.items()},
+            {k: nearby(x, generator, digits) for k, x in trial.inputs.items()},
             trial.sizes,
         )
         for _ in range(16)
@@ -319,38 +265,3 @@ def _silent() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
-
-
-def _fresh_inputs(
-    subject: Subject, sizes: dict[str, int], generator: Generator
-) -> dict[str, Tensor]:
-    """Inputs at these sizes; what a caller keeps is as the example has it."""
-    axes, inputs = subject.axes, {}
-    for name, x in subject.example.items():
-        shape = axes.sized(name, x, sizes)
-        if name in subject.held:
-            inputs[name] = x
-        elif name in subject.rows:
-            count = sizes[subject.rows[name]]
-            inputs[name] = torch.randint(count, shape, generator=generator)
-        elif name in subject.noise:
-            draw = torch.rand if subject.noise[name] == "uniform" else torch.randn
-            inputs[name] = draw(shape, generator=generator, dtype=x.dtype)
-        else:
-            inputs[name] = _fresh(x, shape, generator)
-    return inputs
-
-
-def _fresh(example: Tensor, shape: Sequence[int], generator: Generator) -> Tensor:
-    """Random values of the example's kind: what keeps its sign stays within its range."""
-    if example.dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < 0.5
-    if not example.is_floating_point():
-        start, stop = int(example.min()), int(example.max()) + 1
-        return torch.randint(start, stop, shape, generator=generator, dtype=example.dtype)
-    low, high = float(example.min()), float(example.max())
-    if low < high and (low >= 0 or high <= 0):
-        uniform = torch.rand(shape, generator=generator, dtype=example.dtype)
-        return low + uniform * (high - low)
-    normal = torch.randn(shape, generator=generator, dtype=example.dtype)
-    return normal.abs() + 0.1 if low > 0 else normal

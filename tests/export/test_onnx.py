@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from compiled_rl.export import ExportError, OnnxModel, artefact, to_onnx, verify
+from compiled_rl.export import ExportError, OnnxModel, artefact, to_onnx, trials, verify
 from compiled_rl.export import onnx as to_onnx_module
 from compiled_rl.functional import gae, linear_recurrence
 from tests.export.targets import HIGH, LOW, left_in, sequence, targets
@@ -313,13 +313,13 @@ def test_small_outputs_are_held_to_their_own_size(tmp_path, monkeypatch):
 def test_what_verification_draws():
     generator = torch.Generator().manual_seed(0)
     for example in (torch.rand(50) + 2, torch.rand(50), torch.rand(50) * 255):
-        drawn = verify._fresh(example, [200], generator)
+        drawn = trials.fresh(example, [200], generator)
         assert drawn.min() >= example.min()
         assert drawn.max() <= example.max()
         assert drawn.std() > 0.1 * example.std()
-    assert verify._fresh(torch.zeros(3), [200], generator).std() > 0.5
-    assert set(verify._fresh(torch.tensor([2, 4]), [200], generator).tolist()) == {2, 3, 4}
-    assert verify._fresh(torch.tensor([True]), [200], generator).dtype == torch.bool
+    assert trials.fresh(torch.zeros(3), [200], generator).std() > 0.5
+    assert set(trials.fresh(torch.tensor([2, 4]), [200], generator).tolist()) == {2, 3, 4}
+    assert trials.fresh(torch.tensor([True]), [200], generator).dtype == torch.bool
 
 
 def test_three_axes_may_change(tmp_path):
@@ -456,3 +456,33 @@ def test_exporting_what_draws_leaves_the_users_generator(tmp_path):
     before = torch.get_rng_state()
     to_onnx(Noisy(), {"x": torch.randn(2, 3, generator=torch.Generator())}, tmp_path / "f.onnx")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_protects_a_division_is_in_the_file(tmp_path):
+    """The exporter's own optimiser takes ``x + 1e-8`` for ``x``, and ``0.999999 * x``, too."""
+
+    def direction(x):
+        return x / (x.square().sum(-1, keepdim=True).sqrt() + 1e-8)
+
+    to_onnx(direction, torch.randn(2, 4), tmp_path / "f.onnx")
+    at_rest = OnnxModel(tmp_path / "f.onnx")(x=np.zeros((1, 4), np.float32))
+    np.testing.assert_array_equal(at_rest["output"], 0)
+    to_onnx(lambda x: (x * 0.999999 - 1) * 1e6, torch.ones(2, 4), tmp_path / "g.onnx")
+    got = OnnxModel(tmp_path / "g.onnx")(x=np.ones((1, 4), np.float32))
+    np.testing.assert_allclose(got["output"], -1, atol=0.05)
+
+
+def test_zeros_are_tried(tmp_path, monkeypatch):
+    """No random input shows that this file lacks what protects a division."""
+    translate = to_onnx_module._model
+
+    def wrong(*arguments):
+        model = translate(*arguments)
+        for tensor in model.graph.initializer:
+            if onnx.numpy_helper.to_array(tensor) == np.float32(1e-8):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(0), tensor.name))
+        return model
+
+    monkeypatch.setattr(to_onnx_module, "_model", wrong)
+    with pytest.raises(ExportError, match=r"`output` at .*zeros.* must equal eager's"):
+        to_onnx(lambda x: x / (x.abs() + 1e-8), torch.randn(2, 4), tmp_path / "f.onnx")

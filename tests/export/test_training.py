@@ -15,9 +15,11 @@ from compiled_rl.export import (
     OnnxModel,
     OnnxTrainer,
     load_pt2,
+    load_torchscript,
     to_aotinductor,
     to_onnx,
     to_pt2,
+    to_torchscript,
 )
 from compiled_rl.modules import Categorical
 from compiled_rl.training import UpdateEpochs
@@ -107,11 +109,11 @@ def without_logits(rows: int):
 OPTIMISERS = {
     "Adam": lambda p: torch.optim.Adam(p, lr=RATE),
     "AdamW, amsgrad": lambda p: torch.optim.AdamW(p, lr=RATE, amsgrad=True, weight_decay=0.1),
-    "SGD": lambda p: torch.optim.SGD(p, lr=RATE),
+    "SGD": lambda p: torch.optim.SGD(p, lr=10 * RATE),
     "SGD, nesterov": lambda p: torch.optim.SGD(
         p, lr=RATE, momentum=0.9, nesterov=True, weight_decay=0.1, maximize=True
     ),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=RATE, momentum=0.5, centered=True, eps=1e-2),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=RATE, momentum=0.5, centered=True),
 }
 
 
@@ -134,7 +136,7 @@ def test_two_hundred_steps(kind, tmp_path):
     close(metrics["loss_objective"], expected["loss_objective"], 1e-5)
     assert float(trainer.state["beta"]) == float(loss.beta) != beta
     moved = [np.abs(before[k] - x).max() for k, x in trainer.state.items() if "actor" in k]
-    assert max(moved) > 0.005
+    assert max(moved) > 0.01
     assert trainer.updates == 200
 
 
@@ -348,6 +350,7 @@ print(trainer(**np.load(sys.argv[2]))["grad_norm"].shape)
     "form",
     [
         pytest.param("pt2", marks=pytest.mark.slow),
+        pytest.param("torchscript", marks=pytest.mark.slow),
         pytest.param("aotinductor", marks=pytest.mark.slow),
     ],
 )
@@ -356,6 +359,7 @@ def test_other_forms_of_a_step(form, tmp_path):
 
     write, load, suffix = {
         "pt2": (to_pt2, load_pt2, "pt2"),
+        "torchscript": (to_torchscript, load_torchscript, "pt"),
         "aotinductor": (to_aotinductor, load_aotinductor, "pt2"),
     }[form]
     loss = ppo(loss_class=KLPENPPOLoss)
