@@ -59,20 +59,17 @@ _TAIL += [-0.0076224613, 0.00943887047, 1.00167406, 2.83297682]
 def _erfinv(y: Any) -> Any:
     """A polynomial in the middle and another one in the tails, where ``Erf`` has no digits left."""
 
-    def number(x: float) -> Any:
-        return op.CastLike(op.Constant(value_float=x), y)
-
     def polynomial(coefficients: Sequence[float], x: Any) -> Any:
-        total = number(coefficients[0])
+        total = _like(y, coefficients[0])
         for coefficient in coefficients[1:]:
-            total = op.Add(op.Mul(total, x), number(coefficient))
+            total = op.Add(op.Mul(total, x), _like(y, coefficient))
         return total
 
-    one = number(1.0)
+    one, five = _like(y, 1.0), _like(y, 5.0)
     w = op.Neg(op.Log(op.Mul(op.Sub(one, y), op.Add(one, y))))
-    centre = polynomial(_CENTRE, op.Sub(w, number(2.5)))
-    tail = polynomial(_TAIL, op.Sub(op.Sqrt(op.Max(w, number(5.0))), number(3.0)))
-    return op.Mul(y, op.Where(op.Less(w, number(5.0)), centre, tail))
+    centre = polynomial(_CENTRE, op.Sub(w, _like(y, 2.5)))
+    tail = polynomial(_TAIL, op.Sub(op.Sqrt(op.Max(w, five)), _like(y, 3.0)))
+    return op.Mul(y, op.Where(op.Less(w, five), centre, tail))
 
 
 def _where(condition: Any, x: Any, other: Any) -> Any:
@@ -85,14 +82,35 @@ def _where(condition: Any, x: Any, other: Any) -> Any:
 def _lerp(start: Any, end: Any, weight: float) -> Any:
     """As torch computes it; its own translation computes both ends, and chooses."""
     near = weight < 0.5
-    share = op.CastLike(op.Constant(value_float=weight if near else 1 - weight), start)
+    share = _like(start, weight if near else 1 - weight)
     step = op.Mul(op.Sub(end, start), share)
     return op.Add(start, step) if near else op.Sub(end, step)
+
+
+def _expm1(x: Any) -> Any:
+    """Near zero by ``sinh``, where ``exp(x) - 1`` has no digits left."""
+    one, half = _like(x, 1.0), _like(x, 0.5)
+    sinh = op.Sinh(op.Mul(half, x))
+    near = op.Mul(op.Add(sinh, sinh), op.Exp(op.Mul(half, x)))
+    return op.Where(op.Less(op.Abs(x), half), near, op.Sub(op.Exp(x), one))
+
+
+def _log1p(x: Any) -> Any:
+    """Near zero by ``atanh``, where ``1 + x`` has rounded ``x`` away."""
+    atanh = op.Atanh(op.Div(x, op.Add(x, _like(x, 2.0))))
+    far = op.Log(op.Add(x, _like(x, 1.0)))
+    return op.Where(op.Less(op.Abs(x), _like(x, 0.5)), op.Add(atanh, atanh), far)
+
+
+def _like(x: Any, value: float) -> Any:
+    return op.CastLike(op.Constant(value_float=value), x)
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.compiled_rl.linear_recurrence.default: _linear_recurrence,
     torch.ops.aten.erfinv.default: _erfinv,
+    torch.ops.aten.expm1.default: _expm1,
+    torch.ops.aten.log1p.default: _log1p,
     torch.ops.aten.where.self: _where,
     torch.ops.aten.lerp.Scalar: _lerp,
 }

@@ -11,6 +11,8 @@ from torch import nn
 
 from compiled_rl import ObservationNormalizer
 from compiled_rl.export import Contract, Deployment, ExportError, OnnxModel, to_onnx
+from compiled_rl.export.subject import subject_of
+from compiled_rl.export.trials import CORNERS, draw_trials
 from tests.export.targets import left_in, targets
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "contract.schema.json"
@@ -139,6 +141,17 @@ def test_parameters_that_are_inputs(tmp_path):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ExportError, match="a module with all 4 parameters of the target, got 0"):
         to_onnx(network, {"input": x}, tmp_path / "g.onnx", parameters=whole["critic"])
+
+
+def test_parameters_are_tried_at_other_values():
+    """Else a file that holds them as constants would pass."""
+    network = nn.Linear(4, 2)
+    options = {"parameters": network}
+    subject = subject_of(network, {"input": torch.randn(2, 4)}, ("batch",), None, False, options)
+    tried = [trial.inputs["weight"] for trial in draw_trials(subject)[CORNERS:]]
+    assert len(tried) == 3
+    for k, weight in enumerate(tried):
+        assert not any(torch.equal(weight, other) for other in [network.weight, *tried[:k]])
 
 
 def test_a_tie_is_no_error(tmp_path):

@@ -486,3 +486,13 @@ def test_zeros_are_tried(tmp_path, monkeypatch):
     monkeypatch.setattr(to_onnx_module, "_model", wrong)
     with pytest.raises(ExportError, match=r"`output` at .*zeros.* must equal eager's"):
         to_onnx(lambda x: x / (x.abs() + 1e-8), torch.randn(2, 4), tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize("function", [torch.expm1, torch.log1p])
+def test_digits_near_zero_are_in_the_file(function, tmp_path):
+    to_onnx(lambda x: function(x), torch.rand(2, 3), tmp_path / "file.onnx")
+    model = OnnxModel(tmp_path / "file.onnx")
+    x = torch.tensor([[1e-30, -1e-8, 1e-4], [0.3, -0.49, 0.51], [-0.9, 20.0, float("inf")]])
+    (got,) = model(**{model.inputs[0]: x.numpy()}).values()
+    expected = function(x.double()).float().numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=0)

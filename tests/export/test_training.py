@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from compiled_rl import ClipPPOLoss, KLPENPPOLoss, Policy, UpdateStep, ValueHead
+from compiled_rl import ClipPPOLoss, HardUpdate, KLPENPPOLoss, Policy, UpdateStep, ValueHead
 from compiled_rl.export import (
     ExportError,
     OnnxModel,
     OnnxTrainer,
+    load_artefact,
     load_pt2,
     load_torchscript,
     to_aotinductor,
@@ -379,6 +380,115 @@ def test_other_forms_of_a_step(form, tmp_path):
     torch.testing.assert_close(outputs["kl"], expected["kl"], rtol=1e-4, atol=1e-6)
 
 
+def critics_slower(loss):
+    """An optimiser of two groups beside another one, each with a count of its own."""
+    first, *others = loss.critic_network.parameters()
+    groups = [{"params": [first], "lr": 1e-2}, {"params": others, "lr": 1e-3}]
+    return [torch.optim.Adam(loss.actor_network.parameters(), lr=RATE), torch.optim.Adam(groups)]
+
+
+def masked(rows: int):
+    return {**without_logits(rows), "mask": torch.arange(rows) % 3 > 0}
+
+
+def of_other_keys(rows: int):
+    batch = without_logits(rows)
+    batch["estimates_advantage"] = batch.pop("advantage")
+    return batch
+
+
+def kinds_of_steps():
+    summed, several = ppo(reduction="sum"), ppo()
+    under_a_mask, keyed = ppo(loss_mask_key="mask"), ppo()
+    keyed.set_keys(advantage=("estimates", "advantage"))
+    make = {"mode": "eager", "max_grad_norm": 0.5}
+    return {
+        "a sum": (
+            UpdateStep(summed, torch.optim.Adam(summed.parameters()), **make),
+            without_logits,
+        ),
+        "groups": (UpdateStep(several, critics_slower(several), **make), without_logits),
+        "a mask": (UpdateStep(under_a_mask, critics_slower(under_a_mask), **make), masked),
+        "other keys": (UpdateStep(keyed, critics_slower(keyed), **make), of_other_keys),
+    }
+
+
+def assert_same_networks(trainer: OnnxTrainer, loss) -> None:
+    """Of every parameter and every buffer that the trainer has, frozen copies included."""
+    own = {**dict(loss.named_parameters()), **dict(loss.named_buffers())}
+    found = [name for name in trainer.state if name in own]
+    assert found
+    for name in found:
+        close(trainer.state[name], own[name], 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", kinds_of_steps())
+def test_steps_of_every_kind(kind, tmp_path):
+    step, draw = kinds_of_steps()[kind]
+    to_onnx(step, draw(8), tmp_path / "step.onnx")
+    trainer = OnnxTrainer(tmp_path / "step.onnx")
+    for _ in range(10):
+        data = draw(12)
+        trainer(**arrays(data)), step(data)
+    assert_same_networks(trainer, step.loss)
+
+
+@pytest.mark.slow
+def test_hard_targets_are_copied_when_it_is_time(tmp_path):
+    loss, batch = loss_and_batch("DQNLoss")
+    updater = HardUpdate(loss, value_network_update_interval=3)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=RATE)
+    step = UpdateStep(loss, optimizer, mode="eager", target_updater=updater)
+    to_onnx(step, batch, tmp_path / "step.onnx")
+    trainer = OnnxTrainer(tmp_path / "step.onnx")
+    for _ in range(10):
+        data = resampled(batch, 8)
+        trainer(**arrays(data)), step(data)
+        assert_same_networks(trainer, loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [to_pt2, to_aotinductor])
+def test_epochs_in_torchs_own_forms(write, tmp_path):
+    loss = ppo()
+    step = UpdateStep(loss, torch.optim.Adam(loss.parameters(), lr=RATE), mode="eager")
+    made = UpdateEpochs(step, epochs=1, minibatch_size=4)
+    write(made, without_logits(8), tmp_path / "epochs.pt2")
+    model = load_artefact(tmp_path / "epochs.pt2")
+    data, orders = without_logits(12), torch.randperm(12)[None]
+    outputs = model(**model.state, **data, minibatches=orders.reshape(3, 4))
+    metrics = made(data, orders)
+    torch.testing.assert_close(outputs["grad_norm"], metrics["grad_norm"], rtol=1e-4, atol=1e-6)
+    for name, parameter in loss.named_parameters():
+        got = outputs[model.contract["state"][name]]
+        torch.testing.assert_close(got, parameter.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_epochs_of_a_loss_that_draws(tmp_path):
+    """A noise for every row of every minibatch, drawn by the trainer."""
+    loss, batch = loss_and_batch("SACLoss")
+    epochs = UpdateEpochs(step_of(loss), epochs=2, minibatch_size=4)
+    to_onnx(epochs, batch, tmp_path / "epochs.onnx")
+    trainer = OnnxTrainer(tmp_path / "epochs.onnx")
+    before = {name: x.copy() for name, x in trainer.state.items()}
+    metrics = trainer(**arrays(resampled(batch, 10)))
+    assert metrics["loss_actor"].shape == (6,)  # twice two of four rows, and one of two
+    assert np.isfinite(metrics["loss_actor"]).all()
+    assert any(not np.array_equal(before[name], x) for name, x in trainer.state.items())
+
+
+def test_epochs_have_no_torchscript(tmp_path):
+    loss = ppo()
+    step = UpdateStep(loss, torch.optim.Adam(loss.parameters(), lr=RATE), mode="eager")
+    with pytest.raises(ExportError, match=r"epochs are a loop, which .*; use to_pt2"):
+        to_torchscript(
+            UpdateEpochs(step, epochs=1, minibatch_size=4), without_logits(8), tmp_path / "e.pt"
+        )
+    assert left_in(tmp_path) == []
+
+
 def refused():
     loss = ppo()
     optimizer = torch.optim.Adam(loss.parameters(), lr=RATE)
@@ -405,6 +515,12 @@ def refused():
             UpdateEpochs(step, epochs=1, minibatch_size=4),
             batch,
             {"dynamic": ("time",)},
+            "`dynamic` must be",
+        ),
+        "axes by input that are not its own": (
+            UpdateEpochs(step, epochs=1, minibatch_size=4),
+            batch,
+            {"dynamic": {"observation": ("batch", None)}},
             "`dynamic` must be",
         ),
         "dropout": (
