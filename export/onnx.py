@@ -39,10 +39,10 @@ def to_onnx(
 ) -> Report:
     """Export a policy, a network, a function or a training step to an ONNX file that is the same.
 
-    The file is verified in ONNX Runtime on fresh inputs at batch 1, 3 and 64 (and at other lengths
-    of a second dynamic axis, up to 700 if it is ``"time"``) before it is given its name, and a
-    ``.contract.json`` is written beside it. A failure leaves no file, and an older file of that
-    name as it was.
+    The file is verified in ONNX Runtime on the example, on zeros, and on fresh inputs at batch 1, 3
+    and 64 (and at other lengths of a second dynamic axis, up to 700 if it is ``"time"``) before it
+    is given its name, and a ``.contract.json`` is written beside it. A failure leaves no file, and
+    an older file of that name as it was.
 
     Args:
         target: a ``Policy`` (its deterministic action), any module, a TensorDict module, a loss, or

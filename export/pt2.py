@@ -29,7 +29,7 @@ def to_pt2(
         torch.export.load(path).module()(*tensors)        # without this package
         load_pt2(path)(**tensors)                         # held to its contract
 
-    The file is verified on fresh inputs at batch 1, 3 and 64, and at times up to the longest,
+    The file is verified on zeros and on fresh inputs at batch 1, 3 and 64, up to the longest time,
     before it is given its name; its contract is inside it and in a ``.contract.json`` beside it. A
     failure leaves no file, and an older file of that name as it was.
 
