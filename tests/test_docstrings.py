@@ -39,7 +39,8 @@ BEFORE = {
     """,
     "modules.recurrent_policy.RecurrentPolicy": """
         memory, encoder = nn.GRUCell(4, 3), nn.Linear(5, 4)
-        head, observation = modules.StateIndependentScale(nn.Identity()), torch.randn(1, 5)
+        head = nn.Sequential(nn.Linear(3, 2), StateIndependentScale(2))
+        observation = torch.randn(1, 5)
     """,
     "adapters.hold_out.hold_out_net": """
         class Critic(nn.Linear):
@@ -140,7 +141,7 @@ def row(example: Example) -> Any:
     return pytest.param(example, id=example.owner, marks=marks)
 
 
-@pytest.mark.parametrize("example", map(row, EXAMPLES))
+@pytest.mark.parametrize("example", [row(example) for example in EXAMPLES])
 def test_an_example_runs(example, tmp_path, monkeypatch):
     if example.owner in NOT_HERE:
         pytest.skip(NOT_HERE[example.owner])

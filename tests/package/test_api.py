@@ -20,7 +20,7 @@ def test_a_line_says_all_that_a_caller_must_know():
     assert "gamma: float=0.99" in gae
     assert gae.endswith("-> AdvantageOutput")
     assert "compiled_rl.GAE = compiled_rl.estimators.GAE" in found
-    assert "compiled_rl.losses.ClipPPOLoss['advantage']: input 'advantage' [*B]" in found
+    assert "compiled_rl.losses.ClipPPOLoss['advantage']: input 'advantage' [*B] or [*B, 1]" in found
     assert any(x.startswith("compiled_rl.training.UpdateStep.__call__(self, batch") for x in found)
     assert any(x.startswith("compiled_rl.losses.A2CLoss(...entropy_coeff=") for x in found)
     assert "compiled_rl.functional.AdvantageOutput.advantage: Tensor" in found
