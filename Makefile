@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check slow bench clean
+.PHONY: demo test lint check api slow bench clean
 .DEFAULT_GOAL := test
 
 .venv/installed: pyproject.toml constraints.txt
@@ -26,6 +26,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+api: .venv/installed  ## write api.txt: the public names and how they are called
+	$(BIN)/python -m tests.package.api
 
 # Clients in other languages than Python; without npm, their tests skip.
 tests/clients/node_modules/installed: tests/clients/package.json

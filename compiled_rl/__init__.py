@@ -6,6 +6,8 @@ tensordict nor onnx, and ``import compiled_rl.export.runtime`` does not load tor
 
 from importlib import import_module
 
+from compiled_rl.extras import needed_by
+
 _HOME = {
     "A2CLoss": "compiled_rl.losses",
     "ClipPPOLoss": "compiled_rl.losses",
@@ -61,7 +63,8 @@ __all__ = [*_HOME, *_FOLDERS]
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        with needed_by(f"compiled_rl.{name}"):
+            return getattr(import_module(_HOME[name]), name)
     if name in _FOLDERS:
         return import_module(f"compiled_rl.{name}")
     raise AttributeError(f"module 'compiled_rl' has no attribute '{name}'")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 from compiled_rl.export.errors import CorruptedError, ExportError
-from compiled_rl.export.stored import is_vouched_for, read_contract, read_graph
+from compiled_rl.extras import what_is_missing
 
 try:
     import typer
@@ -21,10 +21,9 @@ try:
     from typer.core import TyperGroup
 
     from compiled_rl import tables
+    from compiled_rl.export.stored import is_vouched_for, read_contract, read_graph
 except ModuleNotFoundError as missing:
-    raise SystemExit(
-        f"compiled-rl: the command line needs {missing.name}; pip install 'compiled_rl[cli]'"
-    ) from None
+    raise SystemExit(what_is_missing("compiled-rl", missing)) from None
 
 if TYPE_CHECKING:
     from compiled_rl.export import Report
@@ -65,7 +64,7 @@ class _Commands(TyperGroup):
         except (ExportError, CorruptedError) as error:
             _refuse(str(error), FAILED)
         except ModuleNotFoundError as error:
-            _refuse(f"{error.name} is not installed; see the extras of compiled_rl", USAGE)
+            _refuse(what_is_missing(f"`{ctx.invoked_subcommand}`", error), USAGE)
         except (FileNotFoundError, ValueError) as error:
             _refuse(str(error), USAGE)
 

@@ -9,6 +9,8 @@ and what they import need numpy and onnxruntime only. ``again``, ``recipe``, ``s
 
 from importlib import import_module
 
+from compiled_rl.extras import needed_by
+
 _HOME = {
     "to_onnx": "compiled_rl.export.onnx",
     "to_pt2": "compiled_rl.export.pt2",
@@ -38,7 +40,8 @@ __all__ = [*_HOME]
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'compiled_rl.export' has no attribute '{name}'")
-    return getattr(import_module(_HOME[name]), name)
+    with needed_by(f"compiled_rl.export.{name}"):
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -28,8 +28,10 @@ def to_aotinductor(
 ) -> Report:
     """Compile a policy, a network or a function to a package that computes the same.
 
-        torch._inductor.aoti_load_package(path)(*tensors)        # without this package, or in C++
-        load_aotinductor(path)(**tensors)                        # held to its contract
+    .. code-block:: python
+
+        torch._inductor.aoti_load_package(path)(*tensors.values())  # without this package; C++ too
+        load_aotinductor(path)(**tensors)                           # held to its contract
 
     The program is that of ``to_pt2``, compiled; it runs on the operating system and instruction set
     that the contract names, and takes seconds to make. The package itself refuses a time beyond

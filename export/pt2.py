@@ -26,8 +26,10 @@ def to_pt2(
 ) -> Report:
     """Export a policy, a network or a function to a ``.pt2`` file that computes the same.
 
-        torch.export.load(path).module()(*tensors)        # without this package
-        load_pt2(path)(**tensors)                         # held to its contract
+    .. code-block:: python
+
+        torch.export.load(path).module()(*tensors.values())        # without this package
+        load_pt2(path)(**tensors)                                  # held to its contract
 
     The file is verified on zeros and on fresh inputs at batch 1, 3 and 64, up to the longest time,
     before it is given its name; its contract is inside it and in a ``.contract.json`` beside it. A

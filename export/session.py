@@ -7,9 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional
 
-import onnxruntime
-
 from compiled_rl.export.names import contract_of
+from compiled_rl.extras import needed_by
+
+with needed_by(__name__):
+    import onnxruntime
 
 CPU = "CPUExecutionProvider"
 Provider = str | tuple[str, dict[str, Any]]

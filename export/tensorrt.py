@@ -38,9 +38,11 @@ def to_tensorrt(
 ) -> Report:
     """Build a TensorRT engine of a policy, a network or a function that computes the same.
 
+    .. code-block:: python
+
         import torch_tensorrt
-        torch.export.load(path).module()(*tensors)         # without this package
-        load_tensorrt(path)(**tensors)                     # held to its contract
+        torch.export.load(path).module()(*tensors.values())         # without this package
+        load_tensorrt(path)(**tensors)                              # held to its contract
 
     The program is that of ``to_pt2``, built by torch-tensorrt for the GPU that is there and for
     sizes within ``shapes``; it refuses others. Operators that TensorRT has not are left to torch.

@@ -39,6 +39,8 @@ def to_torchscript(
 ) -> Report:
     """Export a policy, a network or a function to a TorchScript file that computes the same.
 
+    .. code-block:: python
+
         torch.jit.load(path)(**tensors)        # without this package
         load_torchscript(path)(**tensors)      # held to its contract
 

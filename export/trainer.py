@@ -23,8 +23,8 @@ class OnnxTrainer:
     .. code-block:: python
 
         trainer = OnnxTrainer("update.onnx")
-        metrics = trainer(observation=..., action=..., advantage=...)
-        policy.load(trainer.state)                              # an OnnxPolicy with parameters
+        metrics = trainer(**batch)                # arrays by name
+        policy.load(trainer.state)                # an OnnxPolicy with parameters
         trainer.save("learned.npz")
 
     Of ``UpdateEpochs``, a call takes every epoch, over minibatches of rows in an order that is

@@ -6,7 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
-from tensordict.nn import InteractionType, set_interaction_type
+from compiled_rl.extras import needed_by
+
+with needed_by(__name__):
+    from tensordict.nn import InteractionType, set_interaction_type
 
 DETERMINISTIC = InteractionType.DETERMINISTIC
 

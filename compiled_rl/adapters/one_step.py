@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import Tensor, nn
 
 from compiled_rl.adapters.dispatch import Data
 from compiled_rl.adapters.fields import Key
 from compiled_rl.adapters.steps import Step
 from compiled_rl.adapters.tensordict import CalledStep
+from compiled_rl.extras import needed_by
 from compiled_rl.modules.memory import remember
+
+with needed_by(__name__):
+    from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 
 # Known by name: TorchRL is not imported here.
 _MEMORIES = {"LSTMModule": ("lstm", nn.LSTM), "GRUModule": ("gru", nn.GRU)}

@@ -4,16 +4,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import tensordict
-from tensordict.nn import (
-    CompositeDistribution,
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-    TensorDictModuleWrapper,
-    TensorDictSequential,
-    set_interaction_type,
-)
 from torch import Tensor, nn
 
 from compiled_rl.adapters.acting import DETERMINISTIC, over_time
@@ -23,7 +13,20 @@ from compiled_rl.adapters.fields import Key, in_next, joined
 from compiled_rl.adapters.objects import GivenDistribution
 from compiled_rl.adapters.policy import Head, Heads
 from compiled_rl.adapters.steps import Step
+from compiled_rl.extras import needed_by
 from compiled_rl.modules import family_of
+
+with needed_by(__name__):
+    import tensordict
+    from tensordict.nn import (
+        CompositeDistribution,
+        ProbabilisticTensorDictModule,
+        ProbabilisticTensorDictSequential,
+        TensorDictModule,
+        TensorDictModuleWrapper,
+        TensorDictSequential,
+        set_interaction_type,
+    )
 
 _LEAF, _WRAPPER = TensorDictModule.forward, TensorDictModuleWrapper.forward
 _SEQUENCES = (TensorDictSequential.forward, ProbabilisticTensorDictSequential.forward)

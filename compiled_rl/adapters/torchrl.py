@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor, nn
 
 from compiled_rl import functional
 from compiled_rl.adapters.fields import joined
+from compiled_rl.extras import needed_by
 from compiled_rl.modules.calls import holds_tensordict, tensors_in
+
+with needed_by(__name__):
+    from tensordict import TensorDict
 
 
 class ParameterView(TensorDict):  # type: ignore[misc]  # it is untyped

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Optional, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,22 @@ from compiled_rl.functional import AdvantageOutput
 from compiled_rl.modules.coefficients import holds
 
 _MASK: Key = ("collector", "mask")
+
+
+class EstimatorOptions(TypedDict, total=False):
+    """Keyword arguments of every estimator; see ``ValueEstimatorBase``."""
+
+    value_network: Optional[nn.Module]
+    shifted: bool
+    differentiable: bool
+    skip_existing: Optional[bool]
+    device: Optional[torch.device | str]
+    time_dim: Optional[int]
+    value_chunk_size: Optional[int]
+    num_chunks: Optional[int]
+    value_chunk_dim: int
+    shifted_budget: int
+    deactivate_vmap: bool
 
 
 class ValueEstimatorBase(KeyedModule):

@@ -1,13 +1,13 @@
 """Generalised advantage estimation as a module, for one agent and for several."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Unpack
 
 import torch
 from torch import Tensor
 
 from compiled_rl.adapters import Data, Key, given
 from compiled_rl.estimators.axes import Axes
-from compiled_rl.estimators.base import ValueEstimatorBase
+from compiled_rl.estimators.base import EstimatorOptions, ValueEstimatorBase
 from compiled_rl.estimators.steps import Steps
 from compiled_rl.estimators.values import Values
 from compiled_rl.functional import AdvantageOutput, gae, standardize
@@ -25,6 +25,17 @@ _MAY_BE_SHARED = (
     "group",
     "mask",
 )
+
+
+class GAEOptions(EstimatorOptions, total=False):
+    """Keyword arguments of ``GAE``."""
+
+    gamma: float | Tensor
+    lmbda: float | Tensor
+    average_gae: bool
+    group_key: Optional[Key]
+    auto_reset_env: bool
+    vectorized: Optional[bool]
 
 
 class GAE(ValueEstimatorBase):
@@ -58,7 +69,7 @@ class GAE(ValueEstimatorBase):
         group_key: Optional[Key] = None,
         auto_reset_env: bool = False,
         vectorized: Optional[bool] = None,
-        **options: Any,
+        **options: Unpack[EstimatorOptions],
     ) -> None:
         self.group_key = group_key
         super().__init__(gamma=gamma, **options)
@@ -129,7 +140,7 @@ class MultiAgentGAE(GAE):
     Reference: Yu et al. 2021, arXiv:2103.01955.
     """
 
-    def __init__(self, *, agent_dim: int = -2, **options: Any) -> None:
+    def __init__(self, *, agent_dim: int = -2, **options: Unpack[GAEOptions]) -> None:
         self.agent_dim = agent_dim
         super().__init__(**options)
 

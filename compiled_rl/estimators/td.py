@@ -1,10 +1,10 @@
 """Temporal differences as modules: one step, the whole trajectory, and what lies between."""
 
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Optional, Unpack
 
 from torch import Tensor
 
-from compiled_rl.estimators.base import ValueEstimatorBase
+from compiled_rl.estimators.base import EstimatorOptions, ValueEstimatorBase
 from compiled_rl.estimators.steps import Steps
 from compiled_rl.estimators.values import Values
 from compiled_rl.functional import (
@@ -28,7 +28,11 @@ class _TemporalDifference(ValueEstimatorBase):
     needs_value: ClassVar[bool] = False
 
     def __init__(
-        self, *, gamma: float | Tensor = 0.99, average_rewards: bool = False, **options: Any
+        self,
+        *,
+        gamma: float | Tensor = 0.99,
+        average_rewards: bool = False,
+        **options: Unpack[EstimatorOptions],
     ) -> None:
         super().__init__(gamma=gamma, **options)
         self.average_rewards = average_rewards
@@ -77,13 +81,12 @@ class TD0Estimator(_TemporalDifference):
         *,
         gamma: float | Tensor = 0.99,
         average_rewards: bool = False,
-        time_dim: Optional[int] = None,
-        shifted: bool = False,
-        **options: Any,
+        **options: Unpack[EstimatorOptions],
     ) -> None:
+        shifted = options.get("shifted", False)
         # One step at a time: any axis does, and need not be told from a batch of single steps.
-        time_dim = 0 if time_dim is None and not shifted else time_dim
-        options |= {"time_dim": time_dim, "shifted": shifted}
+        if options.get("time_dim") is None and not shifted:
+            options["time_dim"] = 0
         super().__init__(gamma=gamma, average_rewards=average_rewards, **options)
         self.sequential = shifted
 
@@ -132,7 +135,7 @@ class TDLambdaEstimator(_TemporalDifference):
         lmbda: float | Tensor = 0.95,
         average_rewards: bool = False,
         vectorized: Optional[bool] = None,
-        **options: Any,
+        **options: Unpack[EstimatorOptions],
     ) -> None:
         super().__init__(gamma=gamma, average_rewards=average_rewards, **options)
         self.register_discount("lmbda", lmbda)

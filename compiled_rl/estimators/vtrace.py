@@ -1,13 +1,13 @@
 """V-trace as a module."""
 
-from typing import Any, ClassVar, Optional
+from typing import ClassVar, Optional, Unpack
 
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Data, Field, Key, PlainForm, PlainPolicy
 from compiled_rl.adapters.policy import joint_log_prob, one_or_several
 from compiled_rl.estimators.axes import Axes
-from compiled_rl.estimators.base import ValueEstimatorBase
+from compiled_rl.estimators.base import EstimatorOptions, ValueEstimatorBase
 from compiled_rl.estimators.steps import Steps
 from compiled_rl.estimators.values import Values
 from compiled_rl.functional import AdvantageOutput, standardize, vtrace
@@ -57,7 +57,7 @@ class VTrace(ValueEstimatorBase):
         rho_thresh: float | Tensor = 1.0,
         c_thresh: float | Tensor = 1.0,
         average_adv: bool = False,
-        **options: Any,
+        **options: Unpack[EstimatorOptions],
     ) -> None:
         super().__init__(gamma=gamma, **options)
         self.actor_network = actor_network

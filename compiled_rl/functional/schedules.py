@@ -4,8 +4,10 @@ Two adapt to the divergence that an update caused. Three anneal with ``fraction`
 training is done; a fraction beyond [0, 1] counts as the nearer end, so that they compose by
 arithmetic:
 
-    linear_schedule(fraction / 0.1, 1.0, 0.05)                 anneal in the first tenth, then hold
-    linear_schedule(fraction / 0.05, 0.0, 1.0) * other         warm up over the first twentieth
+.. code-block:: python
+
+    linear_schedule(fraction / 0.1, 1.0, 0.05)              # anneal in the first tenth, then hold
+    linear_schedule(fraction / 0.05, 0.0, 1.0) * other      # warm up over the first twentieth
 """
 
 import math

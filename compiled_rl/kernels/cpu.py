@@ -16,11 +16,13 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from compiled_rl.extras import what_is_missing
 from compiled_rl.kernels import threads
 from compiled_rl.kernels.doubling import plain_recurrence
 from compiled_rl.kernels.layout import plan
 from compiled_rl.kernels.table import Kernel
 
+_SLOWER = "compiled_rl: the slower torch form is used on CPU"
 # Machine code lives as long as the object that it was compiled into.
 _machine_code: list[object] = []
 
@@ -81,11 +83,11 @@ def _numba_works() -> bool:
     """Compile a first loop; where that fails, say so once."""
     try:
         _loop("recurrence", "across", torch.float32)
+    except ModuleNotFoundError as error:
+        warnings.warn(what_is_missing(_SLOWER, error), stacklevel=2)
+        return False
     except Exception as error:
-        warnings.warn(
-            f"compiled_rl: Numba cannot compile here ({error!r}); the slower torch form is used",
-            stacklevel=2,
-        )
+        warnings.warn(f"{_SLOWER}: Numba cannot compile here ({error!r})", stacklevel=2)
         return False
     return True
 
