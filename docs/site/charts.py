@@ -134,6 +134,6 @@ def illustrated(page: str) -> str:
         text = sections(page)[chart.section]
         rows = [line for line in text.splitlines() if line.startswith("|")]
         last = text.index("\n\n", text.index(rows[0]))
-        shown = f"\n\n![{chart.title}, {chart.unit}: the numbers of the table]({chart.path})"
+        shown = f"\n\n![{chart.title}, {chart.unit}: the numbers of the table](../{chart.path})"
         page = page.replace(text, text[:last] + shown + text[last:])
     return page
