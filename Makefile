@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check api slow bench clean
+.PHONY: demo test lint check api slow soak fuzz bench docs clean
 .DEFAULT_GOAL := test
 
 .venv/installed: pyproject.toml constraints.txt
@@ -46,6 +46,9 @@ bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.first_update
 	$(BIN)/python -m benchmarks.exported
 	$(BIN)/python -m benchmarks.end_to_end
+
+docs: .venv/installed  ## the documentation's site, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv runs build dist *.egg-info tests/clients/node_modules

@@ -1,8 +1,5 @@
 """The conversions of docs/estimators.md against loops as the other libraries write them."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from tensordict import TensorDict
@@ -10,18 +7,16 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from compiled_rl import functional
 from compiled_rl.functional import gae, td_lambda_return
+from tests.pages import blocks, read, run
 
-PAGE = (Path(__file__).parent.parent / "docs" / "estimators.md").read_text()
+PAGE = read("docs/estimators.md")
 GAMMA, LMBDA, T, N = 0.9, 0.8, 9, 4
 
 
 @pytest.fixture(scope="module")
 def page():
     """What the page's code blocks define."""
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-        exec(block, names)
-    return names
+    return run(blocks(PAGE))
 
 
 def random(*shape):

@@ -1,6 +1,5 @@
 """The steps of docs/deploy.md run, in order, as someone would copy them."""
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -11,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests import pages
 from tests.clients.conftest import HERE, need, run
 
-PAGE = (Path(__file__).parent.parent / "docs" / "deploy.md").read_text()
-BLOCKS = re.findall(r"```(\w+)( file=\S+)?\n(.*?)```", PAGE, re.DOTALL)
+PAGE = pages.read("docs/deploy.md")
 
 
 def blocks(language: str) -> list[str]:
-    return [code for kind, _, code in BLOCKS if kind == language]
+    return pages.blocks(PAGE, language)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +35,7 @@ def shipped(tmp_path_factory) -> Path:
 
 def test_the_python_runs_in_order(shipped, monkeypatch):
     monkeypatch.chdir(shipped)
-    names: dict = {}
-    for block in blocks("python")[1:]:
-        exec(block, names)
+    names = pages.run(blocks("python")[1:])
     assert len(blocks("python")) == 5
     np.testing.assert_allclose(names["torque"], expected(shipped), rtol=1e-5, atol=1e-6)
     assert names["report"].max_error < 1e-5
@@ -80,7 +77,6 @@ def check(folder: Path, printed: str) -> None:
 
 
 def expected(folder: Path) -> np.ndarray:
-    names: dict = {}
-    exec((folder / "robot.py").read_text(), names)
+    names = pages.run([(folder / "robot.py").read_text()])
     with torch.no_grad():
         return names["policy"].eval()(torch.zeros(1, 4)).numpy()

@@ -1,12 +1,10 @@
 """The code of docs/updates.md runs, in order, and does what the page says."""
 
-import re
-from pathlib import Path
-
 import torch
 
-PAGE = (Path(__file__).parent.parent / "docs" / "updates.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+from tests.pages import blocks, read, run
+
+BLOCKS = blocks(read("docs/updates.md"))
 
 
 def test_the_blocks_run_in_order(tmp_path, monkeypatch, capsys):
@@ -15,9 +13,7 @@ def test_the_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     compile_ = torch.compile
     plain = lambda f, options, **others: compile_(f, backend="aot_eager", **others)  # noqa: E731
     monkeypatch.setattr(torch, "compile", plain)
-    names: dict = {}
-    for block in BLOCKS:
-        exec(block, names)
+    names = run(BLOCKS)
     assert len(BLOCKS) == 6
     assert names["adam"].param_groups[0]["lr"] != 3e-4
     assert names["often"].updates == 4

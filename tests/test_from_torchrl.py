@@ -26,6 +26,7 @@ from tests.losses.test_keys import made
 from tests.losses.test_off_policy import ALL, align, assert_parity
 from tests.losses.transitions import SUBJECTS, Subject
 from tests.losses.tutorial import PEER
+from tests.pages import blocks
 
 PAGE = (Path(__file__).parent.parent / "docs" / "from_torchrl.md").read_text()
 # What the documents on A2C, KLPENPPO, QMixer and LossModule, and the tutorial, name.
@@ -302,7 +303,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def code(title: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
+    return blocks(section(title))
 
 
 def test_a_script_runs_with_its_imports_changed() -> None:

@@ -1,20 +1,18 @@
 """The README tells the truth: its code runs, its commands exist, and it is short."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-LINES = (ROOT / "README.md").read_text().splitlines()
-BLOCKS = re.findall(r"```python\n(.*?)```", "\n".join(LINES), re.DOTALL)
+from tests.pages import ROOT, blocks, read, run
+
+LINES = read("README.md").splitlines()
+BLOCKS = blocks("\n".join(LINES))
 
 
 def test_the_blocks_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace: dict = {}
-    for block in BLOCKS:
-        exec(block, namespace)
+    namespace = run(BLOCKS)
     assert namespace["losses"].loss_objective.isfinite()
     assert namespace["report"].max_error < 1e-5
     assert namespace["action"].shape == (128,)

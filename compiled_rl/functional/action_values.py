@@ -10,8 +10,8 @@ from compiled_rl.kernels.checks import check_flag, check_shape
 def chosen_action_value(action_value: Tensor, action: Tensor) -> Tensor:
     """The value of one action, of the values of all.
 
-        action_value[action]                       of an index
-        sum over n of  action_value[n] * action[n] of zeros and ones
+        action_value[action]                         of an index
+        sum over n of  action_value[n] * action[n]   of zeros and ones
 
     Of zeros and ones one value is chosen where they are one-hot, one a block where they are
     several one-hot blocks side by side, and the sum of those that are on where they are bits.

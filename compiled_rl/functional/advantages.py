@@ -35,6 +35,9 @@ def discounted_advantage(
 ) -> AdvantageOutput:
     """Reward to go less a baseline: ``discounted_return - value``.
 
+        return[t]    = reward[t] + gamma * (0 if done[t] else return[t + 1])
+        advantage[t] = return[t] - value[t]
+
     Args:
         reward: ``[*B, T]``; for this and the rest see ``discounted_return``.
         value: the baseline at the state left, ``[*B, T]``.
@@ -69,6 +72,10 @@ def n_step_advantage(
     time_dim: int = -1,
 ) -> AdvantageOutput:
     """``n_step_return - value``.
+
+        return(1)[t] = reward[t] + gamma * (0 if terminated[t] else next_value[t])
+        return(n)[t] = reward[t] + gamma * return(n - 1)[t + 1]
+        advantage[t] = return(n)[t] - value[t]
 
     Args:
         reward: ``[*B, T]``; for this and the rest see ``n_step_return``.
@@ -112,6 +119,9 @@ def td0_advantage(
 ) -> AdvantageOutput:
     """The temporal difference: ``td0_return - value``.
 
+        return[t]    = reward[t] + gamma * (0 if terminated[t] else next_value[t])
+        advantage[t] = return[t] - value[t]
+
     Args:
         reward: any shape; for this and the rest see ``td0_return``.
         value: critic at the state left, the reward's shape.
@@ -145,6 +155,10 @@ def td1_advantage(
     time_dim: int = -1,
 ) -> AdvantageOutput:
     """``td1_return - value``.
+
+        return[t]    = reward[t] + gamma * (0 if terminated[t] else
+                       next_value[t] if done[t] or t is last else return[t + 1])
+        advantage[t] = return[t] - value[t]
 
     Args:
         reward: ``[*B, T]``; for this and the rest see ``td1_return``.
@@ -188,6 +202,11 @@ def td_lambda_advantage(
     time_dim: int = -1,
 ) -> AdvantageOutput:
     """``td_lambda_return - value``.
+
+        bootstrap[t] = 0 if terminated[t] else next_value[t]
+        after[t]     = bootstrap[t] if done[t] or t is last else return[t + 1]
+        return[t]    = reward[t] + gamma * ((1 - lmbda) * bootstrap[t] + lmbda * after[t])
+        advantage[t] = return[t] - value[t]
 
     It is ``gae`` where ``next_value[t]`` is ``value[t + 1]``; where it is not, as with a target
     network, ``gae`` corrects by ``value[t + 1]`` and this by ``next_value[t]``.
@@ -297,7 +316,11 @@ def multi_agent_gae(
     time_dim: int = -1,
     agent_dim: int = -2,
 ) -> AdvantageOutput:
-    """``gae`` for each agent, where a team may share its reward and its flags.
+    """``gae`` for each agent ``i``, where a team may share its reward and its flags.
+
+        delta[i, t]     = reward[i, t] + gamma * (0 if terminated[i, t] else next_value[i, t])
+                          - value[i, t]
+        advantage[i, t] = delta[i, t] + gamma * lmbda * (0 if done[i, t] else advantage[i, t + 1])
 
     Whatever is shared has the values' shape without the agent axis; each agent then has it. A size
     of one never stands for all agents.

@@ -10,7 +10,7 @@ from compiled_rl.kernels.checks import check_shape
 def bernoulli_log_prob(action: Tensor, logits: Tensor) -> Tensor:
     """Log-probability of a vector of yes-or-no actions.
 
-        sum over the last axis of  log(sigmoid(logits)) if action else log(sigmoid(-logits))
+        sum over the last axis of (log(sigmoid(logits)) if action else log(sigmoid(-logits)))
 
     Args:
         action: zeros and ones, any dtype, ``[*B, A]``.

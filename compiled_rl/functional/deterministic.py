@@ -14,7 +14,7 @@ def deterministic_log_prob(
 ) -> Tensor:
     """Log-probability of an action where one action has all the probability.
 
-        0 if abs(action - param) <= atol + rtol * abs(param) in every dimension, else -inf
+        0 if abs(action - param) <= atol + rtol * abs(param) in every dimension else -inf
 
     It is a probability, not a density, and has no gradient.
 

@@ -116,7 +116,7 @@ def kl_k3(log_prob: Tensor, behavior_log_prob: Tensor) -> Tensor:
 def clip_fraction(x: Tensor, low: float, high: float, mask: Optional[Tensor] = None) -> Tensor:
     """The share of the valid samples that a clip to ``[low, high]`` would change.
 
-        mean of  1 if x < low or x > high else 0
+        mean of (1 if x < low or x > high else 0)
 
     For PPO pass the ratio, 1 - epsilon and 1 + epsilon; for a clipped value ``value - old_value``,
     minus and plus the bound.

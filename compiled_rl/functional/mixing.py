@@ -34,9 +34,9 @@ def monotonic_mix(
 ) -> Tensor:
     """The value of a team, which never falls when that of one of its agents rises.
 
-        hidden[e]    = elu(sum over agents of  local_value * abs(hidden_weight[:, e])
-                           + hidden_bias[e])
-        global_value = sum over e of  hidden[e] * abs(last_weight[e])  +  last_bias
+        hidden[e]    = elu(hidden_bias[e] + sum over agents i of
+                           local_value[i] * abs(hidden_weight[i, e]))
+        global_value = last_bias + sum over e of hidden[e] * abs(last_weight[e])
 
     So the best action of the team is that of each agent for itself. Weights and biases are computed
     from the state of the whole: they may be anything, the absolute value makes weights of them.

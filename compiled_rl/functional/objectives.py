@@ -213,10 +213,9 @@ def value_loss(
 ) -> Tensor:
     """The distance of a value from its target, optionally clipped around the old value.
 
-        distance_loss(value, value_target)
-
-        with old_value:  max(distance(value), distance(old_value + clip(value - old_value,
-                                                                -clip_value, clip_value)))
+        loss = distance(value, value_target)
+        loss = max(distance(value, value_target), distance(clipped, value_target))   with old_value,
+               where clipped = old_value + clip(value - old_value, -clip_value, clip_value)
 
     Clipping takes the larger of two losses: it removes the reward for moving further than
     ``clip_value`` from the old value, it does not bound the loss.
@@ -250,9 +249,9 @@ def value_loss(
 def distance_loss(value: Tensor, value_target: Tensor, loss_function: str = "l2") -> Tensor:
     """The distance of a value from its target.
 
-        l2         (value - value_target)^2
-        l1         |value - value_target|
-        smooth_l1  d^2 / 2 where |d| < 1, else |d| - 1/2,   d = value - value_target
+        l2          d^2,   d = value - value_target
+        l1          |d|
+        smooth_l1   d^2 / 2 if |d| < 1 else |d| - 1/2
 
     Args:
         value: what learns, ``[*B]``.

@@ -17,9 +17,9 @@ def reduce(
 ) -> Tensor:
     """Reduce per-sample values over the valid ones.
 
-        none  weight * x where valid, else 0
-        mean  sum of the valid weight * x / sum of the valid weights
-        sum   sum of the valid weight * x
+        none   weight * x if valid else 0
+        mean   (sum over the valid of weight * x) / (sum over the valid of weight)
+        sum    sum over the valid of weight * x
 
     Without weights they are one each.
 
@@ -90,7 +90,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> Tensor:
     """Variance over the valid elements.
 
-        sum of the valid (x - mean)^2 / max(number of the valid - correction, 1)
+        (sum over the valid of (x - mean)^2) / max(number of the valid - correction, 1)
 
     Args:
         x: ``[*B]``.

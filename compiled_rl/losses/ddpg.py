@@ -25,10 +25,10 @@ from compiled_rl.losses.parts import DDPGParts
 class DDPGLoss(DDPGParts, OffPolicyLoss):
     """Deep deterministic policy gradient.
 
-        y          = reward + gamma * (0 if terminated else Q'(next_observation, next_action))
-                     where next_action = pi'(next_observation)
-        loss_value = distance(Q(observation, action), y)
-        loss_actor = -Q(observation, pi(observation))
+        next_action = pi'(next_observation)
+        y           = reward + gamma * (0 if terminated else Q'(next_observation, next_action))
+        loss_value  = distance(Q(observation, action), y)
+        loss_actor  = -Q(observation, pi(observation))
 
     Q' and pi' are the frozen copies, where there are some. No gradient of ``loss_actor`` reaches
     the parameters of Q.

@@ -25,8 +25,11 @@ class ClipOptions(RatioOptions, total=False):
 class MAPPOLoss(ClipPPOLoss):
     """``ClipPPOLoss`` of several agents, with a critic that may see what no agent sees.
 
-        advantage   = (advantage - mean) / deviation, of each agent by itself
-        loss_critic = critic_coeff * distance(normalize(value), normalize(value_target))
+        advantage      = (advantage - mean) / deviation,   of each agent by itself
+        ratio          = exp(log_prob - behavior_log_prob)
+        loss_objective = -min(ratio * advantage, clip(ratio, 1 - eps, 1 + eps) * advantage)
+        loss_entropy   = -entropy_coeff * entropy
+        loss_critic    = critic_coeff * distance(normalize(value), normalize(value_target))
 
     Agents are the last axis but one of what is recorded: a log-probability is ``[*B, T, n]``, a
     value ``[*B, T, n, 1]``. What belongs to the team, ``[*B, T, 1]``, is each agent's: the reward

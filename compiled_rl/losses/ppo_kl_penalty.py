@@ -31,8 +31,8 @@ class KLPENPPOLoss(PPOLoss):
         loss_entropy   = -entropy_coeff * entropy
         loss_critic    = critic_coeff * distance(value, value_target)
 
-        beta = beta * increment if mean KL > 1.5 * dtarg,
-               beta * decrement if mean KL < dtarg / 1.5           after the loss has used it
+        beta = beta * increment if mean KL > 1.5 * dtarg else
+               beta * decrement if mean KL < dtarg / 1.5 else beta   after the loss has used it
 
     The old distribution's parameters must be recorded, under the keys under which the actor gives
     them. ``beta`` moves as running statistics do: at a call in training mode with gradients

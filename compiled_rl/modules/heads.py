@@ -67,7 +67,7 @@ class StateIndependentScale(nn.Module):
 class ValueHead(nn.Module):
     """A linear layer to one value a state, without a trailing axis of one.
 
-        value = weight . features + bias
+        value = bias + sum over k of weight[k] * features[k]
 
     Args:
         in_features: size of the last axis of the features.

@@ -14,7 +14,7 @@ class PercentileValueNorm(ValueNorm):
 
         low   = low + rate * (low quantile of the batch - low),   high likewise
 
-        location = low if center, else 0
+        location = low if center else 0
         scale    = max(high - low, min_scale)
 
     Args:

@@ -68,7 +68,7 @@ class HardUpdate(TargetNetUpdater):
     """Makes frozen copies anew now and then.
 
         target  = source if counter == interval else target
-        counter = 0      if counter == interval else counter + 1
+        counter = 0 if counter == interval else counter + 1
 
     So a copy is made at every step number ``interval + 1``, as in TorchRL.
 
