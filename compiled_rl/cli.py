@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
-from compiled_rl.export.errors import CorruptedError, ExportError
+from compiled_rl.export.errors import CorruptedError, ExportError, InstallationError
 from compiled_rl.extras import what_is_missing
 
 try:
@@ -21,7 +21,8 @@ try:
     from typer.core import TyperGroup
 
     from compiled_rl import tables
-    from compiled_rl.export.stored import is_vouched_for, read_contract, read_graph
+    from compiled_rl.export.stored import read_contract, read_graph
+    from compiled_rl.export.vouched import contract_beside
 except ModuleNotFoundError as missing:
     raise SystemExit(what_is_missing("compiled-rl", missing)) from None
 
@@ -65,8 +66,10 @@ class _Commands(TyperGroup):
             _refuse(str(error), FAILED)
         except ModuleNotFoundError as error:
             _refuse(what_is_missing(f"`{ctx.invoked_subcommand}`", error), USAGE)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, PermissionError, ValueError, InstallationError) as error:
             _refuse(str(error), USAGE)
+        except MemoryError as error:
+            _refuse(f"there is not enough memory: {error}", USAGE)
 
 
 app = typer.Typer(
@@ -186,7 +189,7 @@ def inspect(artefact: Artefact, as_json: Json = False) -> None:
     with _working(f"Reading {artefact.name}"):
         contract = read_contract(artefact)
         graph = read_graph(artefact, contract["format"])
-    size, whole = artefact.stat().st_size, is_vouched_for(artefact)
+    size, whole = artefact.stat().st_size, contract_beside(artefact) is not None
     if as_json:
         about = {"path": str(artefact), "bytes": size, "sha256": "matches" if whole else None}
         inside = {**graph._asdict(), "nodes": graph.nodes}
@@ -326,8 +329,9 @@ def _need(file: Path) -> None:
 
 
 def _need_whole(artefact: Path) -> None:
+    """Before its runtime is imported, too."""
     _need(artefact)
-    is_vouched_for(artefact)
+    contract_beside(artefact)
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 An export goes through ``signature`` and ``subject`` (what is exported, under which names and axes),
 ``artefact`` (all or nothing), a file for each form (``onnx``, ``pt2``, ...) on top of ``program``,
 ``verify`` and ``contract``. ``training`` makes subjects of training steps. ``runtime``, ``trainer``
-and what they import need numpy and onnxruntime only. ``again``, ``recipe``, ``stored`` and
-``latency`` are for the command line. Imported lazily.
+and what they import need numpy and onnxruntime only. A file that is opened is held to its digest by
+``vouched``, to its contract by ``stored`` and ``promises``, and to tensors alone by ``portable``.
+``again``, ``recipe`` and ``latency`` are for the command line. Imported lazily.
 """
 
 from importlib import import_module
@@ -17,7 +18,9 @@ _HOME = {
     "to_aotinductor": "compiled_rl.export.aotinductor",
     "to_torchscript": "compiled_rl.export.torchscript",
     "to_tensorrt": "compiled_rl.export.tensorrt",
+    "CorruptedError": "compiled_rl.export.errors",
     "ExportError": "compiled_rl.export.errors",
+    "InstallationError": "compiled_rl.export.errors",
     "Contract": "compiled_rl.export.schema",
     "Deployment": "compiled_rl.export.options",
     "Options": "compiled_rl.export.options",

@@ -2,7 +2,9 @@ from compiled_rl.export.again import load_artefact as load_artefact
 from compiled_rl.export.again import verify_artefact as verify_artefact
 from compiled_rl.export.aotinductor import load_aotinductor as load_aotinductor
 from compiled_rl.export.aotinductor import to_aotinductor as to_aotinductor
+from compiled_rl.export.errors import CorruptedError as CorruptedError
 from compiled_rl.export.errors import ExportError as ExportError
+from compiled_rl.export.errors import InstallationError as InstallationError
 from compiled_rl.export.models import TorchModel as TorchModel
 from compiled_rl.export.onnx import to_onnx as to_onnx
 from compiled_rl.export.options import Deployment as Deployment

@@ -41,7 +41,7 @@ def verify_artefact(
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptedError: the file is not the one that the contract beside it was written for.
+        CorruptedError: the file is damaged, or none that can be run.
         ExportError: it does not compute the same.
     """
     path = Path(path)
@@ -60,13 +60,9 @@ def load_artefact(path: str | Path) -> Model:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptedError: the file is not the one that the contract beside it was written for.
-        ValueError: the file is none that can be run here.
+        CorruptedError: the file is damaged, or none that can be run.
     """
-    form = read_contract(path)["format"]
-    if form not in _LOADERS:
-        raise ValueError(f"load_artefact: {path} must be one of {list(_LOADERS)}, got {form}")
-    home, name = _LOADERS[form]
+    home, name = _LOADERS[read_contract(path)["format"]]
     model: Model = getattr(import_module(home), name)(path)
     return model
 

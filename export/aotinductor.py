@@ -50,9 +50,11 @@ def to_aotinductor(
 def load_aotinductor(path: str | Path) -> TorchModel:
     """What ``to_aotinductor`` wrote, as a function of named tensors.
 
+    The package is a shared library, which this process becomes: load what you would run.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no such package, or made for another machine.
+        CorruptedError: the file is damaged, no such package, or made for another machine.
     """
     with reading("load_aotinductor", path):
         contents = read_archive(str(path))

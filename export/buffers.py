@@ -5,7 +5,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from compiled_rl.export.session import CPU
+from compiled_rl.export.session import CPU, failed
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,7 +33,7 @@ class Buffers:
         self.inputs = inputs
         self._session = session
         self._names = [x.name for x in session.get_outputs()]
-        outputs = _outputs(promised, sizes)
+        outputs = _outputs(promised, sizes, {x.name: x.shape for x in session.get_outputs()})
         is_bound = session.get_providers() == [CPU] and outputs and list(outputs) == self._names
         self._outputs: Optional[Arrays] = outputs if is_bound else None
         self._binding = _binding(session, inputs, outputs or {}) if is_bound else None
@@ -51,19 +51,31 @@ class Buffers:
 
         Args:
             instead: of some inputs, the arrays that are read in place of the buffers.
+
+        Raises:
+            ValueError: the runtime refuses them.
         """
-        if self._outputs is None or instead:
-            arrays = self._session.run(self._names, {**self.inputs, **instead})
-            return dict(zip(self._names, arrays, strict=True))
-        self._session.run_with_iobinding(self._binding)
+        try:
+            if self._outputs is None or instead:
+                arrays = self._session.run(self._names, {**self.inputs, **instead})
+                return dict(zip(self._names, arrays, strict=True))
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise failed(error) from None
         return self._outputs
 
 
-def _outputs(promised: Sequence[Mapping[str, Any]], sizes: Mapping[str, int]) -> Optional[Arrays]:
-    """Arrays for the outputs; None, where an axis is neither a size nor one of the inputs'."""
+def _outputs(
+    promised: Sequence[Mapping[str, Any]],
+    sizes: Mapping[str, int],
+    found: Mapping[str, Sequence[int | str | None]],
+) -> Optional[Arrays]:
+    """Arrays for the outputs; None, where an axis is neither the graph's size nor an input's."""
     outputs: Arrays = {}
     for x in promised:
-        shape = [axis if isinstance(axis, int) else sizes.get(axis) for axis in x["shape"]]
+        axes = zip(x["shape"], found[x["name"]], strict=True)
+        shape = [sizes.get(axis) if isinstance(axis, str) else real for axis, real in axes]
+        shape = [size if isinstance(size, int) else None for size in shape]
         if None in shape:
             return None
         outputs[x["name"]] = np.empty(shape, x["dtype"])  # type: ignore[arg-type]

@@ -14,7 +14,15 @@ from torch import Tensor
 from compiled_rl.adapters import keyword
 from compiled_rl.export.errors import ExportError
 from compiled_rl.export.options import Deployment
-from compiled_rl.export.schema import Contract, Entry, Format, Measured, Normalizer, Schedule
+from compiled_rl.export.schema import (
+    Contract,
+    Entry,
+    Format,
+    Measured,
+    Normalizer,
+    Schedule,
+    first_of,
+)
 from compiled_rl.export.signature import modules_of, name_of
 from compiled_rl.export.subject import Subject
 from compiled_rl.export.trials import CORNERS, Trial
@@ -66,11 +74,7 @@ def make_contract(
             versions={"compiled_rl": _own_version(), "torch": torch.__version__, **versions},
         )
     except ValidationError as error:
-        (first_error, *_) = error.errors()
-        place = ".".join(str(part) for part in first_error["loc"])
-        raise ExportError(
-            f"`deployment` does not fit the contract at {place}: {first_error['msg']}"
-        ) from None
+        raise ExportError(f"`deployment` does not fit the contract {first_of(error)}") from None
 
 
 def verified(contract: Contract, checks: Sequence[Check]) -> Contract:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
+from compiled_rl.export.errors import said
 from compiled_rl.export.stored import read_contract
 
 Arrays = dict[str, np.ndarray]
@@ -86,11 +87,16 @@ def onnx_contenders(path: Path, inputs: Arrays, threads: int) -> dict[str, Conte
     """The file in ONNX Runtime, called with arrays, and on memory that is bound once."""
     import onnxruntime
 
+    from compiled_rl.export.session import failed
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    outputs = session.run(names, inputs)
+    try:
+        outputs = session.run(names, inputs)
+    except Exception as error:
+        raise failed(error) from None
     bound = session.io_binding()
     for name, x in inputs.items():
         bound.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(x))
@@ -114,7 +120,7 @@ def torch_contenders(
 
 def measure(sizes: dict[str, int], contenders: Mapping[str, Contender]) -> list[Latency]:
     """Time every contender; they take turns, in bursts whose first call is not counted."""
-    calls = {name: _calls(run) for name, run in contenders.items()}
+    calls = {name: _calls(sizes, name, run) for name, run in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(_BURSTS):
         for name, run in contenders.items():
@@ -129,9 +135,12 @@ def measure(sizes: dict[str, int], contenders: Mapping[str, Contender]) -> list[
     ] or rows
 
 
-def _calls(run: Contender) -> int:
+def _calls(sizes: dict[str, int], name: str, run: Contender) -> int:
     """As many as last a burst."""
-    (*_, last) = _burst(run, 3)
+    try:
+        (*_, last) = _burst(run, 3)
+    except Exception as error:
+        raise ValueError(f"{name} must run at {sizes}, got: {said(error)}") from error
     return max(1, int(_BURST / last))
 
 
@@ -168,8 +177,8 @@ def time_artefact(
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptedError: the file is not the one that the contract beside it was written for.
-        ValueError: the file is none that can be run here.
+        CorruptedError: the file is damaged, or none that can be run.
+        ValueError: it cannot be run here, or at these sizes.
     """
     contract = read_contract(path)
     programs: dict[str, Callable[..., object]] = {} if eager is None else {"eager": eager}

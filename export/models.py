@@ -1,6 +1,5 @@
 """Run a file of torch's own forms: named tensors in, named tensors out."""
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compiled_rl.export.errors import CorruptedError, said
 from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of, fits
+from compiled_rl.export.promises import check_state
 from compiled_rl.export.signature import flat
+from compiled_rl.export.stored import checked_contract, read_contract
 from compiled_rl.export.verify import dtype_name
 
 
@@ -30,8 +32,9 @@ class TorchModel:
 
     def __init__(self, program: Callable[..., Any], texts: Mapping[str, str]) -> None:
         self.program = program
-        self.contract: dict[str, Any] = json.loads(texts[CONTRACT_KEY])
+        self.contract = checked_contract(texts[CONTRACT_KEY])
         stored = arrays_of(texts.get(STATE_KEY, ""))
+        check_state(self.contract, stored)
         self.state = {name: torch.from_numpy(x) for name, x in stored.items()}
         self.inputs = [x["name"] for x in self.contract["inputs"]]
         self.outputs = [x["name"] for x in self.contract["outputs"]]
@@ -41,15 +44,20 @@ class TorchModel:
         """The outputs by name.
 
         Raises:
-            ValueError: the tensors' names are not the inputs, a dtype or shape does not fit, or an
-                axis is longer than its bound.
+            ValueError: the tensors' names are not the inputs, a dtype or shape does not fit, an
+                axis is longer than its bound, or the program refuses them.
         """
         kinds = [(name, x.dtype, x.shape) for name, x in tensors.items()]
         if kinds != self._accepted:  # to look at every one takes as long as a small network
             self._check(tensors)
             self._accepted = kinds
-        outputs = self.program(*[tensors[name].contiguous() for name in self.inputs])
-        return dict(zip(self.outputs, flat(outputs).values(), strict=True))
+        try:
+            outputs = flat(self.program(*[tensors[name].contiguous() for name in self.inputs]))
+            return dict(zip(self.outputs, outputs.values(), strict=True))
+        except Exception as error:
+            raise ValueError(
+                f"TorchModel: the program must run on these inputs, got: {said(error)}"
+            ) from error
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         """Hold tensors to the contract."""
@@ -75,12 +83,22 @@ def _check(expected: Mapping[str, Any], x: Tensor, sizes: dict[str, int]) -> Non
 
 @contextmanager
 def reading(function: str, path: str | Path) -> Iterator[None]:
-    """Refuse a path that is no file of its kind, and leave out torch's remarks on old formats."""
+    """Hold a file to its contract first, and leave out torch's remarks on old formats.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptedError: it is damaged, or not what ``function`` reads.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{function}: `path` must be a file, got {path}")
     try:
+        read_contract(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except CorruptedError as error:
+        raise CorruptedError(f"{function}: {error}") from None
     except Exception as error:
-        raise ValueError(f"{function}: {path} is not a file that can be run: {error}") from None
+        raise CorruptedError(
+            f"{function}: {path} is not a file that can be run: {said(error)}"
+        ) from None

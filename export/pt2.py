@@ -1,5 +1,6 @@
 """Export to ``.pt2``, torch's own file: a graph of torch's operators, which any machine may run."""
 
+import io
 from pathlib import Path
 from typing import Optional, Unpack
 
@@ -10,6 +11,7 @@ from compiled_rl.export.artefact import Form, Translation, make
 from compiled_rl.export.axes import Dynamic
 from compiled_rl.export.models import TorchModel, reading
 from compiled_rl.export.options import Options
+from compiled_rl.export.portable import check_portable
 from compiled_rl.export.program import portable_program
 from compiled_rl.export.signature import Example, Target
 from compiled_rl.export.subject import Subject
@@ -60,14 +62,19 @@ def to_pt2(
 
 
 def load_pt2(path: str | Path) -> TorchModel:
-    """What ``to_pt2`` wrote, as a function of named tensors.
+    """What ``to_pt2`` wrote, as a function of named tensors; no code in the file is run.
+
+    ``torch.export.load`` unpickles what a file asks it to. Here, the file is refused if it holds
+    anything but tensors and a graph of torch's operators.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no such program.
+        CorruptedError: the file is damaged, or no such program.
     """
     with reading("load_pt2", path):
-        contents = read_archive(str(path))
+        content = Path(path).read_bytes()
+        check_portable(content)
+        contents = read_archive(io.BytesIO(content))
         (program,) = contents.exported_programs.values()
         return TorchModel(program.module(), contents.extra_files)
 

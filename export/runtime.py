@@ -1,15 +1,17 @@
 """Run an exported file with ONNX Runtime alone: numpy in, numpy out, no torch."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
 from compiled_rl.export.buffers import Buffers, draw
+from compiled_rl.export.errors import CorruptedError, said
 from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of, fits
-from compiled_rl.export.session import Providers, open_session
+from compiled_rl.export.promises import Port, check_promises
+from compiled_rl.export.session import Providers, failed, open_session
+from compiled_rl.export.vouched import check_same, contract_beside, parsed
 
 Arrays = dict[str, np.ndarray]
 _IS_INIT = "is_init"
@@ -45,24 +47,41 @@ class Expected(NamedTuple):
 
 
 class _OnnxFile:
-    """An open file and what it says of itself."""
+    """An open file and what it says of itself.
+
+    Attributes:
+        contract: names, shapes, dtypes, versions, verification; empty in a file of another hand.
+        stored: what is stored of the state to begin with.
+    """
 
     def __init__(self, path: str | Path, providers: Providers) -> None:
-        self.session = open_session(type(self).__name__, path, providers)
+        owner, path = type(self).__name__, Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{owner}: `path` must be a file, got {path}")
+        beside = contract_beside(path)  # which the file is held to before the runtime reads it
+        self.session = open_session(owner, path, providers)
         self.expected = {x.name: _expected(x) for x in self.session.get_inputs()}
         self.inputs = list(self.expected)
         self.outputs = [x.name for x in self.session.get_outputs()]
         self.providers: list[str] = self.session.get_providers()
+        self.contract, self.stored = self._read(path)
+        check_same(path, self.contract, beside)
 
-    @property
-    def contract(self) -> dict[str, Any]:
-        """What the file says of itself: names, shapes, dtypes, versions, verification."""
-        contract: dict[str, Any] = json.loads(self._metadata(CONTRACT_KEY) or "{}")
-        return contract
-
-    def _metadata(self, key: str) -> str:
-        text: str = self.session.get_modelmeta().custom_metadata_map.get(key, "")
-        return text
+    def _read(self, path: Path) -> tuple[dict[str, Any], Arrays]:
+        """The contract and the state that the file holds, if they are of this graph."""
+        try:
+            texts = self.session.get_modelmeta().custom_metadata_map
+            contract = parsed(texts.get(CONTRACT_KEY, "{}"))
+            stored = arrays_of(texts.get(STATE_KEY, ""))
+            if contract or stored:
+                outputs = [_expected(x) for x in self.session.get_outputs()]
+                check_promises(contract, _ports(self.expected.values()), _ports(outputs), stored)
+        except Exception as error:  # whatever a structure that is none leads to
+            raise CorruptedError(
+                f"{type(self).__name__}: {path} is corrupted, its contract is of no such graph: "
+                f"{said(error)}"
+            ) from None
+        return contract, stored
 
     def _check(self, arrays: Mapping[str, Any]) -> dict[str, int]:
         """Hold arrays to the file; the sizes of the axes that have names."""
@@ -82,8 +101,9 @@ class OnnxModel(_OnnxFile):
 
     Raises:
         FileNotFoundError: there is no such file.
-        RuntimeError: two distributions of ONNX Runtime have overwritten each other.
-        ValueError: the file is no ONNX model or is corrupted, or a provider is not there.
+        InstallationError: two distributions of ONNX Runtime have overwritten each other.
+        CorruptedError: the file is damaged, or no ONNX model.
+        ValueError: a provider is not there.
     """
 
     def __init__(self, path: str | Path, *, providers: Providers = None) -> None:
@@ -98,7 +118,11 @@ class OnnxModel(_OnnxFile):
         if sorted(arrays) != sorted(self.inputs):
             raise ValueError(f"OnnxModel: the inputs are {self.inputs}, got {list(arrays)}")
         self._check(arrays)
-        return dict(zip(self.outputs, self.session.run(self.outputs, arrays), strict=True))
+        try:
+            outputs = self.session.run(self.outputs, arrays)
+        except Exception as error:
+            raise failed(error) from None
+        return dict(zip(self.outputs, outputs, strict=True))
 
 
 class OnnxPolicy(_OnnxFile):
@@ -133,15 +157,15 @@ class OnnxPolicy(_OnnxFile):
 
     Raises:
         FileNotFoundError: there is no such file.
-        RuntimeError: two distributions of ONNX Runtime have overwritten each other.
-        ValueError: the file is no ONNX model or is corrupted, or a provider is not there.
+        InstallationError: two distributions of ONNX Runtime have overwritten each other.
+        CorruptedError: the file is damaged, or no ONNX model.
+        ValueError: a provider is not there.
     """
 
     def __init__(self, path: str | Path, *, providers: Providers = None, seed: int = 0) -> None:
         super().__init__(path, providers)
-        contract = self.contract
+        contract, stored = self.contract, self.stored
         state: dict[str, Optional[str]] = contract.get("state", {})
-        stored = arrays_of(self._metadata(STATE_KEY))
         self.held = {name: np.array(stored[name], order="C") for name in state if name in stored}
         self._carried = {k: out for k, out in state.items() if out and k not in stored}
         self._noise = {x["name"]: x["noise"] for x in contract.get("inputs", ()) if "noise" in x}
@@ -279,6 +303,10 @@ def _expected(x: Any) -> Expected:
     return Expected(x.name, _DTYPES.get(x.type, np.dtype("O")), list(x.shape))
 
 
+def _ports(expected: Iterable[Expected]) -> list[Port]:
+    return [Port(x.name, str(x.dtype), x.shape) for x in expected]
+
+
 def _zeros(x: Expected, given: Optional[np.ndarray], sizes: Mapping[str, int]) -> np.ndarray:
     """A buffer of the given array's shape, or of the sizes that the others have."""
     if given is not None:
@@ -299,6 +327,9 @@ _DTYPES: dict[str, np.dtype] = {
     "tensor(float16)": np.dtype("float16"),
     "tensor(bool)": np.dtype("bool"),
     "tensor(uint8)": np.dtype("uint8"),
+    "tensor(uint16)": np.dtype("uint16"),
+    "tensor(uint32)": np.dtype("uint32"),
+    "tensor(uint64)": np.dtype("uint64"),
     "tensor(int8)": np.dtype("int8"),
     "tensor(int16)": np.dtype("int16"),
     "tensor(int32)": np.dtype("int32"),

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Number = float | list[float]
 Format = Literal["onnx", "pt2", "aotinductor", "torchscript", "tensorrt"]
@@ -83,6 +83,12 @@ class Contract(_Strict):
     versions: dict[str, Any]
     verification: list[Measured] = []
     sha256: Optional[str] = Field(default=None, description="of the file; beside it only")
+
+
+def first_of(error: ValidationError) -> str:
+    """Where a contract is none first, and why."""
+    (first, *_) = error.errors()
+    return f"at {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Open a file in ONNX Runtime: an intact file, on the providers that were asked for."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional
 
-from compiled_rl.export.names import contract_of
+from compiled_rl.export.errors import CorruptedError, InstallationError, said
 from compiled_rl.extras import needed_by
 
 with needed_by(__name__):
@@ -22,7 +20,7 @@ _PREFERRED: tuple[Provider, ...] = (("CUDAExecutionProvider", {"use_tf32": 0}), 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
-def open_session(owner: str, path: str | Path, providers: Providers = None) -> Any:
+def open_session(owner: str, path: Path, providers: Providers = None) -> Any:
     """A session of the file.
 
     Args:
@@ -32,15 +30,11 @@ def open_session(owner: str, path: str | Path, providers: Providers = None) -> A
             without TF32, where the session gets it, else the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        RuntimeError: two distributions of ONNX Runtime have overwritten each other.
-        ValueError: the file is no model or not the one that was written, or a provider is not
-            there.
+        InstallationError: two distributions of ONNX Runtime have overwritten each other.
+        CorruptedError: the file is no model that can be run.
+        ValueError: a provider is not there.
     """
     _check_installation(owner)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{owner}: `path` must be a file, got {path}")
-    _check_digest(owner, Path(path))
     asked = _names(owner, providers)
     _check_providers(owner, asked, onnxruntime.get_available_providers())
     session = _session(owner, path, _preferred() if providers is None else list(providers))
@@ -48,13 +42,18 @@ def open_session(owner: str, path: str | Path, providers: Providers = None) -> A
     return session
 
 
-def _session(owner: str, path: str | Path, providers: list[Provider]) -> Any:
+def _session(owner: str, path: Path, providers: list[Provider]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # waking a second thread costs more than a small network
+    again = int(providers != [CPU])  # on the CPU, which would print that it is what is tried again
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=providers, enable_fallback=again
+        )
     except Exception as error:
-        raise ValueError(f"{owner}: {path} is not a model that can be run: {error}") from None
+        raise CorruptedError(
+            f"{owner}: {path} is not a model that can be run: {said(error)}"
+        ) from None
 
 
 def _preferred() -> list[Provider]:
@@ -88,7 +87,7 @@ def _check_installation(owner: str) -> None:
     together = all(_is_installed(name) for name in _DISTRIBUTIONS)
     if together or not hasattr(onnxruntime, "InferenceSession"):
         found = "both installed" if together else "what is left of them is empty"
-        raise RuntimeError(
+        raise InstallationError(
             f"{owner}: one of onnxruntime and onnxruntime-gpu must be installed, {found}; run "
             "`pip uninstall -y onnxruntime onnxruntime-gpu` and install the one that you want"
         )
@@ -102,18 +101,6 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _check_digest(owner: str, path: Path) -> None:
-    """Refuse a file that is not the one beside which its contract was written."""
-    beside = contract_of(path)
-    if not beside.is_file():
-        return
-    try:
-        expected = json.loads(beside.read_text()).get("sha256")
-    except ValueError:
-        raise ValueError(f"{owner}: {beside} is corrupted: it must be JSON") from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if expected not in (None, digest):
-        raise ValueError(
-            f"{owner}: {path} is corrupted, or of another export than {beside.name}: its SHA-256 "
-            f"must be {expected}, got {digest}"
-        )
+def failed(error: Exception) -> ValueError:
+    """What a session says of a call, in one sentence."""
+    return ValueError(f"ONNX Runtime must run the file on these inputs, got: {said(error)}")

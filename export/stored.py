@@ -1,16 +1,19 @@
 """What a file says of itself, without running it: its contract, and what its graph holds."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
-from compiled_rl.export.errors import CorruptedError
-from compiled_rl.export.names import CONTRACT_KEY, contract_of
+from pydantic import ValidationError
+
+from compiled_rl.export.errors import CorruptedError, InstallationError, said
+from compiled_rl.export.names import CONTRACT_KEY, check_growth
+from compiled_rl.export.schema import Contract, first_of
+from compiled_rl.export.vouched import check_same, contract_beside, parsed
 
 
 class Graph(NamedTuple):
@@ -35,64 +38,79 @@ class Graph(NamedTuple):
 def read_contract(path: str | Path) -> dict[str, Any]:
     """The contract inside a file, once the file is known to be whole.
 
+    It is held to the SHA-256 in the contract beside it, if there is one, and an archive to the
+    checksum of each record, which torch does not look at.
+
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptedError: the file's SHA-256 is not that of the contract beside it.
-        ValueError: the file has no contract.
+        CorruptedError: the file is damaged, or has no contract.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the artefact must be a file, got {path}")
-    is_vouched_for(path)
-    contract = _of_onnx(path) if path.suffix == ".onnx" else _of_archive(path)
-    if not contract:
-        raise ValueError(f"the artefact must hold a contract of compiled_rl, got none in {path}")
+    beside = contract_beside(path)
+    read = _of_onnx if path.suffix == ".onnx" else _of_archive
+    try:
+        contract = checked_contract(read(path))
+    except (CorruptedError, InstallationError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        raise CorruptedError(f"{path} is not a file that can be run: {said(error)}") from None
+    check_same(path, contract, beside)
     return contract
 
 
-def is_vouched_for(path: Path) -> bool:
-    """Whether a contract beside the file has its SHA-256; False where there is no contract.
+def checked_contract(text: str | bytes) -> dict[str, Any]:
+    """A contract, as it is written.
 
     Raises:
-        CorruptedError: it has another.
+        ValueError: the text is none, or has a bound of an axis that there is not.
     """
-    beside = contract_of(path)
-    if not beside.is_file():
-        return False
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    contract = parsed(text)
     try:
-        expected = json.loads(beside.read_text())["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise CorruptedError(f"{beside} is corrupted: it is no contract") from None
-    if digest != expected:
-        raise CorruptedError(
-            f"{path} is corrupted: its SHA-256 must be {str(expected)[:12]}…, as "
-            f"{beside.name} has it, got {digest[:12]}…"
-        )
-    return True
+        known = Contract.model_validate(contract, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"it is no contract {first_of(error)}") from None
+    axes = {axis for entry in known.inputs for axis in entry.shape if isinstance(axis, str)}
+    if not axes.issuperset(known.max):
+        raise ValueError(f"`max` must be of the axes {sorted(axes)}, got {known.max}")
+    return contract
 
 
-def _of_onnx(path: Path) -> dict[str, Any]:
+def _of_onnx(path: Path) -> str:
     from compiled_rl.export.runtime import OnnxModel
 
-    return OnnxModel(path).contract
+    return json.dumps(OnnxModel(path).contract)
 
 
-def _of_archive(path: Path) -> dict[str, Any]:
+def _of_archive(path: Path) -> bytes:
     """Of torch's forms, each a zip archive with a folder of texts."""
-    try:
-        with ZipFile(path) as archive:
-            texts = [name for name in archive.namelist() if name.endswith(f"extra/{CONTRACT_KEY}")]
-            contract: dict[str, Any] = json.loads(archive.read(texts[0])) if texts else {}
-            return contract
-    except BadZipFile:
-        raise ValueError(f"{path} is not a file that can be run: it is no archive") from None
+    with ZipFile(path) as archive:
+        check_growth(archive)
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its record {damaged} is damaged")
+        texts = [name for name in archive.namelist() if name.endswith(f"extra/{CONTRACT_KEY}")]
+        if len(texts) != 1:
+            raise ValueError(f"it must hold one contract of compiled_rl, got {len(texts)}")
+        return archive.read(texts[0])
 
 
 def read_graph(path: Path, form: str) -> Graph:
-    """The operators and weights of a file of this form, as its contract names it."""
-    if form == "onnx":
-        return _onnx_graph(path)
+    """The operators and weights of a file of this form, as its contract names it.
+
+    Raises:
+        CorruptedError: it is of another form, or damaged.
+    """
+    try:
+        return _onnx_graph(path) if form == "onnx" else _archive_graph(path, form)
+    except (CorruptedError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        raise CorruptedError(f"{path} must be a file of the form {form}: {said(error)}") from None
+
+
+def _archive_graph(path: Path, form: str) -> Graph:
     with ZipFile(path) as archive:
         code = sum(x.file_size for x in archive.infolist() if x.filename.endswith(".so"))
         weights = sum(x.file_size for x in archive.infolist() if _is_weight(x.filename))
@@ -113,7 +131,7 @@ def _pt2_operators(module: dict[str, Any]) -> list[str]:
 
 
 def _torchscript_operators(path: Path) -> list[str]:
-    import torch
+    from compiled_rl.export.torchscript import load_torchscript
 
     def kinds(block: Any) -> Iterator[str]:
         for node in block.nodes():
@@ -121,8 +139,8 @@ def _torchscript_operators(path: Path) -> list[str]:
             for inner in node.blocks():
                 yield from kinds(inner)
 
-    graph = torch.jit.load(str(path)).inlined_graph
-    return [kind for kind in kinds(graph) if not kind.startswith("prim::")]
+    graph: Any = load_torchscript(path).program
+    return [kind for kind in kinds(graph.inlined_graph) if not kind.startswith("prim::")]
 
 
 def _onnx_graph(path: Path) -> Graph:

@@ -70,14 +70,25 @@ def to_torchscript(
 def load_torchscript(path: str | Path) -> TorchModel:
     """What ``to_torchscript`` wrote, as a function of named tensors.
 
+    TorchScript is a program, which may write files when it is run: load what you would run.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no such module.
+        CorruptedError: the file is damaged, or no such module.
     """
     inside = {CONTRACT_KEY: "", STATE_KEY: ""}
     with reading("load_torchscript", path):
+        _check_quiet(path)
         module = torch.jit.load(str(path), _extra_files=inside)
         return TorchModel(module, inside)
+
+
+def _check_quiet(path: str | Path) -> None:
+    """Refuse a program of which a part would be run by being loaded."""
+    archive = torch._C.PyTorchFileReader(str(path))
+    for name in archive.get_all_records():
+        if name.startswith("code/") and b"__setstate__" in archive.get_record(name):
+            raise ValueError("it must run nothing while it is loaded, got a `__setstate__`")
 
 
 def _translate(subject: Subject) -> Translation:

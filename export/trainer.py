@@ -10,9 +10,11 @@ from typing import Any, Optional
 import numpy as np
 
 from compiled_rl.export.buffers import Buffers, draw
-from compiled_rl.export.names import MINIBATCHES, STATE_KEY, arrays_of
+from compiled_rl.export.errors import CorruptedError, said
+from compiled_rl.export.names import MINIBATCHES, read_arrays
 from compiled_rl.export.runtime import OnnxModel
 from compiled_rl.export.session import Providers
+from compiled_rl.export.vouched import parsed
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,7 +43,8 @@ class OnnxTrainer:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no ONNX model, or holds no training step.
+        CorruptedError: the file is damaged, or no ONNX model.
+        ValueError: the file holds no training step.
 
     Attributes:
         state: what the steps move and what they are told, such as ``learning_rate``, by input
@@ -54,15 +57,14 @@ class OnnxTrainer:
         self.model = OnnxModel(path, providers=providers)
         contract = self.model.contract
         following: dict[str, Optional[str]] = contract.get("state", {})
-        stored = self.model.session.get_modelmeta().custom_metadata_map.get(STATE_KEY, "")
-        self._held = {name: np.array(x, order="C") for name, x in arrays_of(stored).items()}
+        self._held = {name: np.array(x, order="C") for name, x in self.model.stored.items()}
         self._moved = {k: output for k in self._held if (output := following.get(k))}
         if not self._moved:
             raise ValueError(
                 f"OnnxTrainer: `path` must be a file with a training step, got {path}, which holds "
                 f"a {contract.get('target', 'model')}"
             )
-        self._schedule: dict[str, Any] = contract.get("schedule", {})
+        self._schedule: dict[str, Any] = contract.get("schedule") or {}
         self._promised = contract["outputs"]
         self._noise = {x["name"]: x["noise"] for x in contract["inputs"] if "noise" in x}
         self._data = [x["name"] for x in contract["inputs"] if x["name"] not in self._held]
@@ -105,6 +107,8 @@ class OnnxTrainer:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
             try:
                 np.savez(file, **stored)
+                file.flush()
+                os.fsync(file.fileno())
                 file.close()
                 os.replace(file.name, path)
             except BaseException:
@@ -116,18 +120,22 @@ class OnnxTrainer:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is not of such a trainer; nothing is changed then.
+            CorruptedError: the file is damaged, or none that a trainer saved.
+            ValueError: it is of another trainer; nothing is changed then.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"OnnxTrainer: `path` must be a file, got {path}")
         try:
-            with np.load(path) as file:
-                stored = dict(file)
+            stored = read_arrays(path)
             state = {k.removeprefix("state."): x for k, x in stored.items() if "." in k}
             generator = _of_bytes(stored["generator"])
             updates = int(stored["updates"])
+            if updates < 0:
+                raise ValueError(f"`updates` must not be negative, got {updates}")
         except Exception as error:
-            raise ValueError(f"OnnxTrainer: {path} is not a trainer's state: {error}") from None
+            raise CorruptedError(
+                f"OnnxTrainer: {path} is not a trainer's state: {said(error)}"
+            ) from None
         self._check_state(state, path)
         self.state, self.generator, self.updates = state, generator, updates
 
@@ -152,10 +160,21 @@ class OnnxTrainer:
             if name not in batch:
                 draw(self.generator, kind, inputs[name])
         outputs = buffers.run({})
-        for name, output in self._moved.items():
-            inputs[name][...] = outputs[output]
-        self.updates += len(batch[MINIBATCHES]) if MINIBATCHES in batch else 1
+        self._move(outputs, self.updates + (len(batch[MINIBATCHES]) if MINIBATCHES in batch else 1))
         return {name: outputs[name].copy() for name in self._metrics}
+
+    def _move(self, outputs: Arrays, updates: int) -> None:
+        """The whole state, or nothing of it: an interrupt comes when it is there."""
+        try:
+            self._copy(outputs, updates)
+        except BaseException:
+            self._copy(outputs, updates)
+            raise
+
+    def _copy(self, outputs: Arrays, updates: int) -> None:
+        for name, output in self._moved.items():
+            self._held[name][...] = outputs[output]
+        self.updates = updates
 
     def _take_over(self) -> None:
         """Copy what was written to ``state`` since the last call to the arrays that are bound."""
@@ -237,5 +256,5 @@ def _as_bytes(generator: np.random.Generator) -> np.ndarray:
 
 def _of_bytes(stored: np.ndarray) -> np.random.Generator:
     generator = np.random.default_rng()
-    generator.bit_generator.state = json.loads(stored.tobytes())
+    generator.bit_generator.state = parsed(stored.tobytes())
     return generator
