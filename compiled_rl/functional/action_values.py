@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import coefficient
+from compiled_rl.functional.scalars import coefficient, widened
 from compiled_rl.kernels.checks import check_flag, check_shape
 
 
@@ -100,6 +100,7 @@ def project_categorical(
     check_flag(name, "terminated", terminated, "reward", reward)
     _check_atoms(name, "next_probs", next_probs, -1, support)
     _check_beside_atoms(name, reward, next_probs)
+    dtype, reward = reward.dtype, widened(reward)
     support = support.to(reward.dtype)
     discount = torch.where(terminated, 0.0, coefficient(name, "gamma", gamma, reward, None))
     moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * support
@@ -111,9 +112,9 @@ def project_categorical(
     index = below.long().clamp(0, last - 1)  # of a NaN, too
     # Where terminated all atoms were moved to one place.
     anywhere = torch.ones_like(next_probs) / support.shape[0]
-    probs = torch.where(terminated.unsqueeze(-1), anywhere, next_probs)
+    probs = widened(torch.where(terminated.unsqueeze(-1), anywhere, next_probs))
     lower = torch.zeros_like(probs).scatter_add(-1, index, probs * (1 - share))
-    return lower.scatter_add(-1, index + 1, probs * share)
+    return lower.scatter_add(-1, index + 1, probs * share).to(dtype)
 
 
 def categorical_cross_entropy(logits: Tensor, target_probs: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from compiled_rl.functional.returns import (
     td1_return,
     td_lambda_return,
 )
-from compiled_rl.functional.scalars import coefficient, where_valid
+from compiled_rl.functional.scalars import coefficient, where_valid, widened
 from compiled_rl.functional.sequences import bootstrap_value
 from compiled_rl.kernels import fusable, fused, linear_recurrence
 from compiled_rl.kernels.checks import check_steps
@@ -293,6 +293,7 @@ def gae(
         "done": done,
     }
     check_steps("gae", tensors, mask, time_dim)
+    dtype, reward = reward.dtype, widened(reward)
     discount = coefficient("gae", "gamma", gamma, reward, mask)
     trace_decay = coefficient("gae", "lmbda", lmbda, reward, mask)
     value = where_valid(mask, value)
@@ -301,7 +302,7 @@ def gae(
     level = discount * trace_decay
     decay = torch.where(done | terminated, torch.zeros_like(level), level)
     advantage = linear_recurrence(delta, decay, mask, time_dim)
-    return AdvantageOutput(advantage, advantage + value)
+    return AdvantageOutput(advantage.to(dtype), (advantage + value).to(dtype))
 
 
 def multi_agent_gae(

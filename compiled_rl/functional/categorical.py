@@ -6,6 +6,7 @@ A logit of minus infinity forbids its action: probability zero, no gradient, no 
 import torch
 from torch import Tensor
 
+from compiled_rl.functional.scalars import where_valid
 from compiled_rl.kernels.checks import check_shape
 
 
@@ -57,7 +58,8 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     Reference: Shannon 1948, A Mathematical Theory of Communication, sec. 6.
     """
     log_prob = torch.log_softmax(logits, -1)
-    return -(log_prob.exp() * _finite(log_prob, logits)).sum(-1)
+    probs = log_prob.exp()
+    return -(probs * where_valid(probs > 0, log_prob)).sum(-1)
 
 
 def categorical_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
@@ -80,9 +82,11 @@ def categorical_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
     Reference: Cover and Thomas 2006, Elements of Information Theory, eq. 2.26.
     """
     check_shape("categorical_kl", "other_logits", other_logits, "logits", logits)
-    log_prob = torch.log_softmax(logits, -1)
-    other = _finite(torch.log_softmax(other_logits, -1), logits)
-    return (log_prob.exp() * (_finite(log_prob, logits) - other)).sum(-1)
+    log_prob, other = torch.log_softmax(logits, -1), torch.log_softmax(other_logits, -1)
+    probs = log_prob.exp()
+    # Not where logits are finite: a probability may be zero by rounding, too.
+    allowed = probs > 0
+    return (probs * (where_valid(allowed, log_prob) - where_valid(allowed, other))).sum(-1)
 
 
 def categorical_mode(logits: Tensor) -> Tensor:
@@ -119,11 +123,6 @@ def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
     Reference: Maddison et al. 2014, arXiv:1411.0030, sec. 2.
     """
     check_shape("categorical_sample", "noise", noise, "logits", logits)
-    gumbel = -torch.log(-torch.log(noise))
+    # Of a noise of zero it were minus infinity, as that of a forbidden action is.
+    gumbel = (-torch.log(-torch.log(noise))).clamp(min=-7.0)
     return (logits + gumbel).argmax(-1)
-
-
-def _finite(log_prob: Tensor, logits: Tensor) -> Tensor:
-    """``log_prob`` with zero where ``logits`` forbid the action, so that 0 * log(0) is 0."""
-    forbidden = torch.isinf(logits)
-    return torch.where(forbidden, torch.zeros_like(log_prob), log_prob)

@@ -101,7 +101,7 @@ def kl_k3(log_prob: Tensor, behavior_log_prob: Tensor) -> Tensor:
         behavior_log_prob: under the policy that acted, ``[*B]``.
 
     Returns:
-        ``[*B]``, in nats, detached.
+        ``[*B]``, in nats, detached; infinite where the exponential overflows.
 
     Raises:
         ValueError: the tensors' shapes differ.

@@ -53,7 +53,8 @@ def ppo_surrogate(
             None: one.
 
     Returns:
-        The loss of each sample, ``[*B]``; infinite where the ratio overflows.
+        The loss of each sample, ``[*B]``; infinite where the ratio overflows, with a gradient that
+        is infinite or NaN.
 
     Raises:
         ValueError: the tensors' shapes differ.
@@ -87,7 +88,8 @@ def ppo_kl_penalty(
             None: one.
 
     Returns:
-        The loss of each sample, ``[*B]``; infinite where the ratio overflows.
+        The loss of each sample, ``[*B]``; infinite where the ratio overflows, with a gradient that
+        is infinite or NaN.
 
     Raises:
         ValueError: the tensors' shapes differ.
@@ -167,7 +169,8 @@ def ppo_clip(
 
     Returns:
         The loss of each sample, ``[*B]``. With a negative advantage the loss grows with the ratio
-        without bound, and is infinite where the ratio overflows.
+        without bound, and is infinite where the ratio overflows, with a gradient that is infinite
+        or NaN.
 
     Raises:
         ValueError: the tensors' shapes differ.

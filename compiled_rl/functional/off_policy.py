@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compiled_rl.functional.advantages import AdvantageOutput
 from compiled_rl.functional.returns import lambda_return
-from compiled_rl.functional.scalars import as_scalar, coefficient, where_valid
+from compiled_rl.functional.scalars import as_scalar, coefficient, where_valid, widened
 from compiled_rl.functional.sequences import bootstrap_value, cuts, following
 from compiled_rl.kernels import fusable, fused, linear_recurrence
 from compiled_rl.kernels.checks import check_steps
@@ -83,10 +83,11 @@ def vtrace(
         "behavior_log_prob": behavior_log_prob,
     }
     check_steps("vtrace", tensors, mask, time_dim)
+    dtype, reward = reward.dtype, widened(reward)
     discount = coefficient("vtrace", "gamma", gamma, reward, mask)
     trace_decay = coefficient("vtrace", "lmbda", lmbda, reward, mask)
     reward, value = where_valid(mask, reward), where_valid(mask, value)
-    log_ratio = where_valid(mask, log_prob) - where_valid(mask, behavior_log_prob)
+    log_ratio = _log_ratio(log_prob, behavior_log_prob, mask)
     rho = bounded_ratio(log_ratio, as_scalar(rho_thresh, reward))
     trace = trace_decay * bounded_ratio(log_ratio, as_scalar(c_thresh, reward))
     bootstrap = bootstrap_value(next_value, terminated, mask)
@@ -96,7 +97,7 @@ def vtrace(
     target = value + error
     after = torch.where(cut, bootstrap, following(target, time_dim))
     advantage = where_valid(mask, rho * (reward + discount * after - value))
-    return AdvantageOutput(advantage, target)
+    return AdvantageOutput(advantage.to(dtype), target.to(dtype))
 
 
 def retrace(
@@ -154,16 +155,17 @@ def retrace(
         "behavior_log_prob": behavior_log_prob,
     }
     check_steps("retrace", tensors, mask, time_dim)
+    dtype, reward = reward.dtype, widened(reward)
     discount = coefficient("retrace", "gamma", gamma, reward, mask)
     trace_decay = coefficient("retrace", "lmbda", lmbda, reward, mask)
     action_value = where_valid(mask, action_value)
-    log_ratio = where_valid(mask, log_prob) - where_valid(mask, behavior_log_prob)
+    log_ratio = _log_ratio(log_prob, behavior_log_prob, mask)
     trace = trace_decay * bounded_ratio(log_ratio, as_scalar(1.0, reward))
     bootstrap = bootstrap_value(next_value, terminated, mask)
     delta = where_valid(mask, reward) + discount * bootstrap - action_value
     cut = cuts(terminated, done, mask, time_dim)
     decay = discount * where_valid(~cut, following(trace, time_dim))
-    return action_value + linear_recurrence(delta, decay, mask, time_dim)
+    return (action_value + linear_recurrence(delta, decay, mask, time_dim)).to(dtype)
 
 
 def upgo_return(
@@ -204,11 +206,17 @@ def upgo_return(
     """
     tensors = {"reward": reward, "next_value": next_value, "terminated": terminated, "done": done}
     check_steps("upgo_return", tensors, mask, time_dim)
-    discount = coefficient("upgo_return", "gamma", gamma, reward, mask)
+    gained = where_valid(mask, widened(reward))
+    discount = coefficient("upgo_return", "gamma", gamma, gained, mask)
     bootstrap = bootstrap_value(next_value, terminated, mask)
-    one_step = where_valid(mask, reward) + discount * bootstrap
-    goes_on = (following(one_step, time_dim) >= bootstrap).to(reward.dtype)
+    one_step = gained + discount * bootstrap
+    goes_on = (following(one_step, time_dim) >= bootstrap).to(gained.dtype)
     return lambda_return(reward, next_value, terminated, done, discount, goes_on, mask, time_dim)
+
+
+def _log_ratio(log_prob: Tensor, behavior_log_prob: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Zero under the mask; in the dtype to compute in."""
+    return where_valid(mask, widened(log_prob)) - where_valid(mask, behavior_log_prob)
 
 
 def bounded_ratio(log_ratio: Tensor, bound: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import as_scalar, where_valid
+from compiled_rl.functional.scalars import as_scalar, at_least_float, where_valid, widened
 from compiled_rl.kernels.checks import check_mask, check_shape
 
 
@@ -65,8 +65,8 @@ def _total_weight(x: Tensor, mask: Optional[Tensor], weight: Optional[Tensor]) -
 def count_valid(x: Tensor, mask: Optional[Tensor]) -> Tensor:
     """The number of valid elements, a scalar on ``x``'s device, wide enough to count in."""
     if mask is None:
-        return torch.scalar_tensor(x.numel(), dtype=_wide(x.dtype), device=x.device)
-    return mask.sum().to(_wide(x.dtype))
+        return torch.scalar_tensor(x.numel(), dtype=at_least_float(x.dtype), device=x.device)
+    return mask.sum().to(at_least_float(x.dtype))
 
 
 def largest(x: Tensor, mask: Optional[Tensor], least: float) -> Tensor:
@@ -78,13 +78,7 @@ def largest(x: Tensor, mask: Optional[Tensor], least: float) -> Tensor:
 
 def _sum(x: Tensor) -> Tensor:
     """The sum; half types are accumulated and returned in float32, where large counts exist."""
-    return x.to(_wide(x.dtype)).sum()
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    if dtype == torch.float16 or dtype == torch.bfloat16:
-        return torch.float32
-    return dtype
+    return widened(x).sum()
 
 
 def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> Tensor:
@@ -160,7 +154,7 @@ def moments(x: Tensor, mask: Optional[Tensor], dims: list[int]) -> tuple[Tensor,
     x = where_valid(mask, x)
     valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
     count = valid.sum(dims, keepdim=True)
-    total = x.to(_wide(x.dtype)).sum(dims, keepdim=True)
+    total = widened(x).sum(dims, keepdim=True)
     mean = total / count.clamp(min=1)
     squares = where_valid(mask, x - mean).square().sum(dims, keepdim=True)
     return count, mean, squares

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import coefficient, where_valid
+from compiled_rl.functional.scalars import coefficient, where_valid, widened
 from compiled_rl.functional.sequences import bootstrap_value, cuts, following
 from compiled_rl.kernels import fusable, fused, linear_recurrence
 from compiled_rl.kernels.checks import check_steps
@@ -84,16 +84,16 @@ def n_step_return(
     """
     tensors = {"reward": reward, "next_value": next_value, "terminated": terminated, "done": done}
     check_steps("n_step_return", tensors, mask, time_dim)
-    discount = coefficient("n_step_return", "gamma", gamma, reward, mask)
+    discount = coefficient("n_step_return", "gamma", gamma, widened(reward), mask)
     if n_steps < 1:
         raise ValueError(f"n_step_return: `n_steps` must be at least 1, got {n_steps}")
-    reward = where_valid(mask, reward)
+    gained = where_valid(mask, widened(reward))
     bootstrap = bootstrap_value(next_value, terminated, mask)
     cut = cuts(terminated, done, mask, time_dim)
-    result = reward + discount * bootstrap
+    result = gained + discount * bootstrap
     for _ in range(n_steps - 1):
-        result = reward + discount * torch.where(cut, bootstrap, following(result, time_dim))
-    return where_valid(mask, result)
+        result = gained + discount * torch.where(cut, bootstrap, following(result, time_dim))
+    return where_valid(mask, result).to(reward.dtype)
 
 
 def td0_return(
@@ -127,9 +127,10 @@ def td0_return(
     """
     tensors = {"reward": reward, "next_value": next_value, "terminated": terminated}
     check_steps("td0_return", tensors, mask, None)
-    discount = coefficient("td0_return", "gamma", gamma, reward, mask)
-    result = where_valid(mask, reward) + discount * bootstrap_value(next_value, terminated, mask)
-    return where_valid(mask, result)
+    gained = where_valid(mask, widened(reward))
+    discount = coefficient("td0_return", "gamma", gamma, gained, mask)
+    result = gained + discount * bootstrap_value(next_value, terminated, mask)
+    return where_valid(mask, result).to(reward.dtype)
 
 
 def td1_return(
@@ -213,8 +214,8 @@ def td_lambda_return(
             return fused("td_lambda_return", inputs, (gamma, lmbda), mask, time_dim)[0]
     tensors = {"reward": reward, "next_value": next_value, "terminated": terminated, "done": done}
     check_steps("td_lambda_return", tensors, mask, time_dim)
-    discount = coefficient("td_lambda_return", "gamma", gamma, reward, mask)
-    trace_decay = coefficient("td_lambda_return", "lmbda", lmbda, reward, mask)
+    discount = coefficient("td_lambda_return", "gamma", gamma, widened(reward), mask)
+    trace_decay = coefficient("td_lambda_return", "lmbda", lmbda, widened(reward), mask)
     return lambda_return(
         reward, next_value, terminated, done, discount, trace_decay, mask, time_dim
     )
@@ -234,5 +235,5 @@ def lambda_return(
     bootstrap = bootstrap_value(next_value, terminated, mask)
     cut = cuts(terminated, done, mask, time_dim)
     weight = torch.where(cut, torch.zeros_like(trace_decay), trace_decay)
-    x = where_valid(mask, reward) + discount * (1 - weight) * bootstrap
-    return linear_recurrence(x, discount * weight, mask, time_dim)
+    x = where_valid(mask, widened(reward)) + discount * (1 - weight) * bootstrap
+    return linear_recurrence(x, discount * weight, mask, time_dim).to(reward.dtype)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from compiled_rl.kernels.checks import check_shape
-from compiled_rl.kernels.scalars import as_scalar
+from compiled_rl.kernels.scalars import as_scalar, at_least_float, widened
 
-__all__ = ["as_scalar", "coefficient", "resolution", "where_valid"]
+__all__ = ["as_scalar", "at_least_float", "coefficient", "resolution", "where_valid", "widened"]
 
 
 def coefficient(

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import where_valid
+from compiled_rl.functional.scalars import where_valid, widened
 
 
 def following(x: Tensor, time_dim: int) -> Tensor:
@@ -23,5 +23,8 @@ def cuts(terminated: Tensor, done: Tensor, mask: Optional[Tensor], time_dim: int
 
 
 def bootstrap_value(next_value: Tensor, terminated: Tensor, mask: Optional[Tensor]) -> Tensor:
-    """The value of the state entered, zero where the task ended there or the step is not valid."""
-    return where_valid(mask, next_value).masked_fill(terminated, 0.0)
+    """The value of the state entered, zero where the task ended there or the step is not valid.
+
+    In the dtype to compute in.
+    """
+    return where_valid(mask, widened(next_value)).masked_fill(terminated, 0.0)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from compiled_rl.kernels.scalars import widened
+
 
 def doubling(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
     """The linear recurrence in ``log2(T)`` steps.
@@ -24,8 +26,7 @@ def doubling(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
         ``y`` of ``x``'s shape and dtype.
     """
     dtype = x.dtype
-    real = _at_least_float(dtype)
-    x, decay = x.to(real), decay.to(real)
+    x, decay = widened(x), widened(decay)
     distance = 1
     while distance < x.size(time_dim):
         x = _combine(x, decay, x, distance, time_dim, reverse)
@@ -66,8 +67,7 @@ def bounded_doubling(
     Args and returns: as ``doubling``.
     """
     dtype = x.dtype
-    real = _at_least_float(dtype)
-    x, decay = x.to(real), decay.to(real)
+    x, decay = widened(x), widened(decay)
     # There and back: what is past the end now reaches the start of the recurrence times zero.
     decay = _shifted(_shifted(decay, 1, time_dim, not reverse), 1, time_dim, reverse)
     for step in range(doublings):
@@ -90,9 +90,3 @@ def _shifted(y: Tensor, distance: int, time_dim: int, reverse: bool) -> Tensor:
 def plain_recurrence(x: Tensor, decay: Tensor, time_dim: int, reverse: bool) -> Tensor:
     """The operator ``compiled_rl::linear_recurrence``, laid out as ``x`` and never an alias."""
     return torch.empty_like(x).copy_(doubling(x, decay, time_dim, reverse))
-
-
-def _at_least_float(dtype: torch.dtype) -> torch.dtype:
-    if dtype == torch.float16 or dtype == torch.bfloat16:
-        return torch.float32
-    return dtype

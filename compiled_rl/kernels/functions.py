@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from compiled_rl.kernels import cpu, operators
 from compiled_rl.kernels.checks import check_flag, check_like, check_time
 from compiled_rl.kernels.doubling import doubling
-from compiled_rl.kernels.scalars import as_scalar
+from compiled_rl.kernels.scalars import as_scalar, at_least_float
 from compiled_rl.kernels.table import KERNELS
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -86,7 +86,8 @@ def fused(
     if tensors[0].is_cpu and not watched:
         kernel.check(tensors, scalars, mask, time_dim)
         return cpu.fused(kernel, tensors, scalars, mask, time_dim)
-    coefficients = [as_scalar(cast(float, x), tensors[0]) for x in scalars]
+    like = tensors[0].new_empty([], dtype=at_least_float(tensors[0].dtype))
+    coefficients = [as_scalar(cast(float, x), like) for x in scalars]
     outputs = operators.FUSED[name](*tensors, *coefficients, mask, time_dim)
     return outputs if kernel.outputs > 1 else (outputs,)
 

@@ -20,3 +20,15 @@ def as_scalar(value: float, like: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             return torch.tensor(value, dtype=like.dtype, device=like.device)
     return torch.scalar_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def at_least_float(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: float32 for half precision, in which a discount of 0.999 is one."""
+    if dtype == torch.float16 or dtype == torch.bfloat16:
+        return torch.float32
+    return dtype
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in the dtype to compute in."""
+    return x.to(at_least_float(x.dtype))

@@ -79,6 +79,9 @@ class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
     The stored action is the one that was sampled, not the one that was clipped for the
     environment, and the stored log-probability is that action's.
 
+    A ratio that overflows, of a log-ratio above 88 in float32, leaves neither the surrogate nor its
+    gradient finite: ``max_importance_ratio`` bounds it.
+
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
         critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;

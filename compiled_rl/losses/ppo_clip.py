@@ -30,6 +30,10 @@ class ClipPPOLoss(PPOLoss):
     The stored action is the one that was sampled, not the one that was clipped for the
     environment, and the stored log-probability is that action's.
 
+    A ratio that overflows, of a log-ratio above 88 in float32, has no gradient where it is clipped.
+    With a negative advantage it is not: neither the surrogate nor its gradient is finite then, but
+    for ``max_importance_ratio``. ``max_ratio`` and ``mean_ratio`` are infinite either way.
+
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
         critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;

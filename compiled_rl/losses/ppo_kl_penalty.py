@@ -41,6 +41,9 @@ class KLPENPPOLoss(PPOLoss):
     ``torch.func.grad`` and ``vmap``, which let no buffer move. Nothing bounds ``beta``: moved to
     one side often enough it is zero, or infinite, for good.
 
+    A ratio that overflows, of a log-ratio above 88 in float32, leaves neither the surrogate nor its
+    gradient finite: ``max_importance_ratio`` bounds it.
+
     Args:
         actor_network: a ``Policy``, or a ``ProbabilisticTensorDictSequential``.
         critic_network: a plain module from ``observation`` to values, or a ``TensorDictModule``;

@@ -100,7 +100,7 @@ class MaskedCategorical(Categorical):
     """Categorical over the allowed actions; the second parameter is ``mask``, bool ``[*B, N]``.
 
     True is allowed. A mask that allows nothing, as padding has it, allows everything: so that
-    nothing becomes NaN there.
+    nothing becomes NaN there. It does where every allowed action has a probability of zero.
 
     Args:
         parameter: what the network gives, ``[*B, N]``: ``logits`` or ``probs``.
