@@ -1,5 +1,6 @@
 """The update step, target networks, rollouts and checkpoints."""
 
+from compiled_rl.functional.processes import SplitBatch
 from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
 from compiled_rl.training.epochs import UpdateEpochs
 from compiled_rl.training.named import NamedUpdate
@@ -15,6 +16,7 @@ __all__ = [
     "HardUpdate",
     "NamedUpdate",
     "SoftUpdate",
+    "SplitBatch",
     "TargetNetUpdater",
     "Update",
     "UpdateEpochs",
