@@ -15,13 +15,13 @@ _ATEN = torch.ops.aten
 class OneOfAKind(CustomGraphPass):
     """Has all sums that can be taken at one time travel together.
 
-    An update has some thirty sums, of a number each, and waiting for one takes longer than the rest
-    of the update. Each is as deep as the longest row of sums that its input waits for; those of one
-    depth, operation and dtype become one. So each that is left waits for one before it: all
-    processes take them in the same order, whatever the sizes of their parts.
+    An update has some thirty sums, most of them of one number, each of which is waited for. Each is
+    as deep as the longest row of sums that its input waits for; those of one depth, operation and
+    dtype become one.
 
-    It is run before anything else looks at the graph: what simplifies a graph of an empty part must
-    not leave out a sum that other processes wait for.
+    All processes must take the same sums in the same order, whatever the sizes of their parts. So
+    this is run before anything else looks at the graph: what simplifies a graph of an empty part
+    must not leave out a sum, or find two of them equal.
     """
 
     def __call__(self, graph: fx.Graph) -> None:

@@ -86,10 +86,10 @@ def test_torchrun_ends_and_the_last_checkpoint_is_whole(tmp_path):
     command = [sys.executable, *example, "--steps", "10000000", "--checkpoint", str(path)]
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        _wait_for(path, 300)
+        _wait_for(path, 600)
         children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        said, _ = job.communicate(timeout=120)
+        said, _ = job.communicate(timeout=240)
     finally:
         job.kill()
     assert job.returncode == 1
@@ -102,7 +102,7 @@ def test_torchrun_ends_and_the_last_checkpoint_is_whole(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.splitlines()[-1].startswith("mean return ")
