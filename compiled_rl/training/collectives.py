@@ -1,5 +1,6 @@
 """A graph's sums over processes that do not wait for each other, made one."""
 
+import operator
 from typing import Any
 
 import torch
@@ -52,16 +53,28 @@ def _make_one(graph: fx.Graph, together: list[fx.Node]) -> None:
     with graph.inserting_before(together[-1]):  # the inputs of all stand before it
         flat = [_call(graph, _ATEN.reshape.default, node.args[0], [-1]) for node in together]
         one = _call(graph, _ALL_REDUCE, _call(graph, _ATEN.cat.default, flat), *how)
-        whole, start = _call(graph, _WAIT, one), 0
+        whole = _call(graph, _WAIT, one)
+        start: Any = 0
         for node, x in zip(together, flat, strict=True):
-            end = start + x.meta["val"].numel()
+            end = _sum_of(graph, start, *_sizes(graph, x))
             own = _call(graph, _ATEN.slice.Tensor, whole, 0, start, end)
-            shaped = _call(graph, _ATEN.reshape.default, own, list(node.meta["val"].shape))
+            shaped = _call(graph, _ATEN.reshape.default, own, _sizes(graph, node.args[0]))
             start = end
             for wait in list(node.users):
                 wait.replace_all_uses_with(shaped)
                 graph.erase_node(wait)
             graph.erase_node(node)
+
+
+def _sizes(graph: fx.Graph, x: Any) -> list[Any]:
+    """Of each dimension, a number or, as of agents that may be more or fewer, a node."""
+    sizes = enumerate(x.meta["val"].shape)
+    return [n if isinstance(n, int) else _call(graph, _ATEN.sym_size.int, x, k) for k, n in sizes]
+
+
+def _sum_of(graph: fx.Graph, a: Any, b: Any) -> Any:
+    known = isinstance(a, int) and isinstance(b, int)
+    return a + b if known else _call(graph, operator.add, a, b)
 
 
 def _call(graph: fx.Graph, target: Any, *arguments: Any) -> fx.Node:

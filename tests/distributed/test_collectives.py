@@ -1,5 +1,6 @@
 """A graph's sums over processes, made few: what they give stays, and one waits for the other."""
 
+import warnings
 from collections.abc import Iterator
 from threading import Thread
 from typing import Optional
@@ -71,6 +72,23 @@ def test_what_waits_for_another_stays_behind_it(alone):
     assert (one.meta["val"].numel(), other.meta["val"].numel()) == (2, 1)
     traced.recompile()
     assert float(traced(torch.ones(3))) == 0.0
+
+
+def test_sizes_may_be_symbols(alone):
+    """As the number of agents is, of which each has statistics of its own."""
+
+    def of_agents(x: Tensor) -> Tensor:
+        return over_processes(x.sum(0)) * over_processes(x.sum()) + over_processes(x.square().sum())
+
+    with SplitBatch(alone), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        traced = make_fx(of_agents, tracing_mode="symbolic")(torch.ones(3, 2))
+        OneOfAKind()(traced.graph)
+    assert len(sums(traced.graph)) == 1
+    traced.recompile()
+    for agents in (2, 5):
+        x = torch.randn(4, agents)
+        torch.testing.assert_close(traced(x), x.sum(0) * x.sum() + x.square().sum())
 
 
 def test_other_threads_do_not_notice(alone):
