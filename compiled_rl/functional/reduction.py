@@ -5,6 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from compiled_rl.functional.processes import check_whole, over_processes
 from compiled_rl.functional.scalars import as_scalar, at_least_float, where_valid, widened
 from compiled_rl.kernels.checks import check_mask, check_shape
 
@@ -65,20 +66,22 @@ def _total_weight(x: Tensor, mask: Optional[Tensor], weight: Optional[Tensor]) -
 def count_valid(x: Tensor, mask: Optional[Tensor]) -> Tensor:
     """The number of valid elements, a scalar on ``x``'s device, wide enough to count in."""
     if mask is None:
-        return torch.scalar_tensor(x.numel(), dtype=at_least_float(x.dtype), device=x.device)
-    return mask.sum().to(at_least_float(x.dtype))
+        count = torch.scalar_tensor(x.numel(), dtype=at_least_float(x.dtype), device=x.device)
+    else:
+        count = mask.sum().to(at_least_float(x.dtype))
+    return over_processes(count)
 
 
 def largest(x: Tensor, mask: Optional[Tensor], least: float) -> Tensor:
     """The largest valid element, or ``least``, which none is below, if there is none."""
     if mask is not None:
         x = torch.where(mask, x, torch.full_like(x, least))
-    return torch.nn.functional.pad(x.flatten(), [0, 1], value=least).max()
+    return over_processes(torch.nn.functional.pad(x.flatten(), [0, 1], value=least).max(), "max")
 
 
 def _sum(x: Tensor) -> Tensor:
     """The sum; half types are accumulated and returned in float32, where large counts exist."""
-    return widened(x).sum()
+    return over_processes(widened(x).sum())
 
 
 def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> Tensor:
@@ -153,11 +156,15 @@ def moments(x: Tensor, mask: Optional[Tensor], dims: list[int]) -> tuple[Tensor,
     """
     x = where_valid(mask, x)
     valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-    count = valid.sum(dims, keepdim=True)
-    total = widened(x).sum(dims, keepdim=True)
-    mean = total / count.clamp(min=1)
-    squares = where_valid(mask, x - mean).square().sum(dims, keepdim=True)
-    return count, mean, squares
+    count = _sum_along(valid, dims)
+    mean = _sum_along(widened(x), dims) / count.clamp(min=1)
+    return count, mean, _sum_along(where_valid(mask, x - mean).square(), dims)
+
+
+def _sum_along(x: Tensor, dims: list[int]) -> Tensor:
+    """The sum along some dimensions, which stay; batches are split along the first."""
+    total = x.sum(dims, keepdim=True)
+    return over_processes(total) if 0 in dims else total
 
 
 def _others(x: Tensor, exclude_dims: Optional[list[int]]) -> list[int]:
@@ -181,6 +188,7 @@ def standardize_groups(x: Tensor, group: Tensor, mask: Optional[Tensor], floor: 
     How many groups there are is never asked: they are numbered by their order, below the number of
     elements.
     """
+    check_whole("standardize_groups", "the statistics of groups")
     index = _numbered(group.flatten())
     flat = where_valid(mask, x).flatten()
     one = torch.ones_like(flat) if mask is None else mask.flatten().to(flat.dtype)

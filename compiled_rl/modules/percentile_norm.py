@@ -5,6 +5,7 @@ from typing import ClassVar, Optional
 import torch
 from torch import Tensor
 
+from compiled_rl.functional.processes import check_whole
 from compiled_rl.modules.normalizer import in_a_row
 from compiled_rl.modules.value_norm import ValueNorm
 
@@ -73,6 +74,7 @@ class PercentileValueNorm(ValueNorm):
 
     def _quantiles(self, flat: Tensor, valid: Optional[Tensor]) -> Tensor:
         """Both, ``[2, *shape]``: NaN where a valid target is; where none is valid, the averages."""
+        check_whole("PercentileValueNorm", "quantiles")
         levels = flat.new_tensor(self.quantiles)
         if valid is None:
             return torch.quantile(flat, levels, dim=0)

@@ -6,6 +6,7 @@ What steps environments is imported when it is first used: it needs numpy, which
 from typing import TYPE_CHECKING
 
 from compiled_rl.extras import needed_by
+from compiled_rl.functional.processes import SplitBatch
 from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
 from compiled_rl.training.epochs import UpdateEpochs
 from compiled_rl.training.named import NamedUpdate
@@ -32,6 +33,7 @@ __all__ = [
     "HardUpdate",
     "NamedUpdate",
     "SoftUpdate",
+    "SplitBatch",
     "TargetNetUpdater",
     "Update",
     "UpdateEpochs",

@@ -54,11 +54,18 @@ class Graphs:
         loss: what it calls.
         mode: of the compilation.
         on_cpu: whether the tensors are there.
+        split: whether there are sums over processes in it.
     """
 
-    def __init__(self, function: Function, loss: nn.Module, mode: Mode, on_cpu: bool) -> None:
+    def __init__(
+        self, function: Function, loss: nn.Module, mode: Mode, on_cpu: bool, split: bool = False
+    ) -> None:
         convolves = any(isinstance(part, _ConvNd) for part in loss.modules())
         self._function, self._options = function, _options(mode, on_cpu, convolves)
+        if split:
+            from compiled_rl.training.collectives import OneOfAKind  # not every torch has them
+
+            self._options = {**self._options, "joint_custom_pre_pass": OneOfAKind()}
         self._loss = loss
         self._records = mode != "default" and not on_cpu  # CUDA graphs
         self._by_layout: dict[Any, Function] = {}

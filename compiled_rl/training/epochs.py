@@ -28,6 +28,9 @@ class UpdateEpochs:
     of a single row makes another. Advantages are normalised as the loss says it, over the valid
     steps of each minibatch.
 
+    Of a step with a ``process_group`` each process takes minibatches of its own rows, which are one
+    minibatch together; where one has no more rows than others, it has an empty part.
+
     Args:
         step: takes one step on a minibatch.
         epochs: how many passes, at least 1.
@@ -84,11 +87,14 @@ class UpdateEpochs:
         """
         data = self.step.loss.inputs(batch, {})
         count = _rows(data)
+        steps = self.step._steps_of(-(-count // self.minibatch_size))
+        if steps == 0:
+            raise ValueError("UpdateEpochs: `batch` must have at least one row, got none")
         self._check_estimated(data)
         orders = self._orders(count, permutation, next(iter(data.values())).device)
         taken: list[Tensors] = []
         for order in orders:
-            rows = [self.step(each) for each in self._minibatches(data, order)]
+            rows = [self.step(each) for each in self._minibatches(data, order, steps)]
             taken += rows
             if self.target_kl is not None:
                 if torch.stack([metrics[self.kl] for metrics in rows]).mean() > self.target_kl:
@@ -112,9 +118,9 @@ class UpdateEpochs:
 
     def _orders(self, count: int, permutation: Optional[Tensor], device: Any) -> Iterator[Tensor]:
         if permutation is None:
-            generator = self.step.generator
-            where = device if generator is None else generator.device
             for _ in range(self.epochs):
+                generator = self.step._source()
+                where = device if generator is None else generator.device
                 yield torch.randperm(count, generator=generator, device=where).to(device)
             return
         x = torch.as_tensor(permutation, device=device)
@@ -130,14 +136,16 @@ class UpdateEpochs:
             )
         yield from x
 
-    def _minibatches(self, data: Data, order: Tensor) -> Iterator[Data]:
+    def _minibatches(self, data: Data, order: Tensor, steps: int) -> Iterator[Data]:
         """Views of the rows in that order: they are gathered once an epoch."""
         size = self.minibatch_size
         pieces = {k: torch.split(x[order], size) for k, x in data.items() if k != TIME}
         others = {k: x for k, x in data.items() if k == TIME}
         ragged = len(order) % size != 0 and len(order) > size
-        for k in range(-(-len(order) // size)):
-            minibatch = {name: views[k] for name, views in pieces.items()}
+        for k in range(steps):  # other processes may have more rows
+            minibatch = {
+                name: views[k] if k < len(views) else views[0][:0] for name, views in pieces.items()
+            }
             if ragged:  # else the first graph would be for the first size alone
                 for x in minibatch.values():
                     torch._dynamo.maybe_mark_dynamic(x, 0)
@@ -148,10 +156,9 @@ def _rows(data: Data) -> int:
     """How many every tensor has."""
     sizes = {key: x.shape[0] if x.dim() else None for key, x in data.items() if key != TIME}
     counts = set(sizes.values())
-    if len(counts) != 1 or None in counts or counts == {0}:
+    if len(counts) != 1 or None in counts:
         raise ValueError(
-            f"UpdateEpochs: every tensor of `batch` must have the same rows, at least one, got "
-            f"{sizes}"
+            f"UpdateEpochs: every tensor of `batch` must have the same rows, got {sizes}"
         )
     (count,) = counts
     assert count is not None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from compiled_rl.adapters import Data
+from compiled_rl.functional.processes import all_over_processes
 from compiled_rl.losses import LossModule
 from compiled_rl.modules.calls import call_with, slots_of
 from compiled_rl.training.optimisers import GroupState, Optimiser, OptimiserState, Tensors
@@ -88,8 +89,9 @@ class Update:
             total = torch.stack([outputs[name] for name in self._wanted if name in outputs]).sum()
         grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         found = zip(leaves, grads, strict=True)
+        own = {name: grad for name, grad in found if grad is not None}
         metrics = {name: x.detach() for name, x in outputs.items()}
-        return {name: grad for name, grad in found if grad is not None}, metrics
+        return dict(zip(own, all_over_processes(list(own.values())), strict=True)), metrics
 
     def _outputs(self, placed: Tensors, data: Data) -> Tensors:
         call: tuple[Any, ...] = (self.loss, self._slots, placed, data)

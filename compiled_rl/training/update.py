@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
 import torch
@@ -16,6 +17,13 @@ from compiled_rl.training.compiled import Graphs, Mode, obstacle_to_compiling
 from compiled_rl.training.fresh import Structure
 from compiled_rl.training.numbers import put
 from compiled_rl.training.optimisers import Tensors, optimisers_of
+from compiled_rl.training.processes import (
+    check_statistics,
+    check_unwrapped,
+    common_generator,
+    group_named,
+    processes_of,
+)
 from compiled_rl.training.pure import State, Update, global_norm, networks
 from compiled_rl.training.state import load_state, state_of
 from compiled_rl.training.statistics import put_back, saved, statistics_of
@@ -66,10 +74,19 @@ class UpdateStep:
             same names every time. It is called once when the step is made, with metrics of one. A
             learning rate that is a float is read back after every call; one that is a tensor need
             not be waited for.
+        process_group: processes that train one loss together, each on its part of a batch, split
+            along the first axis; parts may differ in size, and be empty. Gradients, and whatever
+            ``functional`` sums or counts over a batch, are those of the whole batch, in the same
+            graph; metrics of the batch are the same everywhere, those of each sample are of the own
+            part, and a rule is given the former only. Every process makes the same step, which
+            starts with what rank 0 has, and calls it as often as the others. Noise is drawn from
+            seeds that ``generator`` gives, on the CPU, other ones for each process. None: this
+            process alone. See ``docs/distributed.md``.
 
     Raises:
-        TypeError: an optimiser is of a class without a pure form, ``target_updater`` is none, or
-            ``rule`` is not such a function.
+        TypeError: an optimiser is of a class without a pure form, ``target_updater`` is none,
+            ``rule`` is not such a function, or the loss holds modules that reduce gradients
+            themselves (DDP, FSDP), or with a ``process_group`` such as need a whole batch.
         ValueError: the loss does not reduce or declares no ``fields``, two optimisers have a
             parameter in common, the target updater is another loss's, or an argument is out of
             range.
@@ -88,8 +105,10 @@ class UpdateStep:
         accumulate: int = 1,
         autocast: Optional[torch.dtype] = None,
         rule: Optional[Rule] = None,
+        process_group: Optional["torch.distributed.ProcessGroup"] = None,
     ) -> None:
         arguments.check_loss(loss)
+        check_unwrapped(loss)
         arguments.check_options(max_grad_norm, mode, accumulate, autocast)
         arguments.check_generator(generator)
         arguments.check_updater(loss, target_updater)
@@ -104,6 +123,7 @@ class UpdateStep:
             "accumulate": accumulate,
             "autocast": autocast,
             "rule": rule,
+            "process_group": process_group,
         }
         names = {parameter: name for name, parameter in loss.named_parameters()}
         self._optimisers = optimisers_of(optimizer, names)
@@ -123,10 +143,18 @@ class UpdateStep:
         self._statistics = statistics_of(loss)
         self._graphs = self._graphs_of(mode, first.device.type == "cpu")
         self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
+        self._processes = processes_of(process_group, first.device)
+        self._split: AbstractContextManager[None] = nullcontext()
+        if self._processes is not None:
+            check_statistics(loss)
+            self.generator, self._split = common_generator(generator), self._processes.split
+            self._processes.begin_alike(self)
 
     def __reduce__(self) -> Any:
         """A copy is made anew of copies: what is compiled belongs to a process and a loss."""
+        group = self._options["process_group"]
         others = {"target_updater": self.target_updater, "generator": self.generator}
+        others["process_group"] = None if group is None else group.group_name
         state = {"updates": self.updates, "gathered": self._gathered, "calls": self._calls}
         return _made, (self.loss, self.optimizer, self._options | others, state)
 
@@ -141,7 +169,8 @@ class UpdateStep:
                 stacklevel=3,
             )
             return None
-        return Graphs(self._apply, self.loss, mode, on_cpu)
+        split = self._options["process_group"] is not None
+        return Graphs(self._apply, self.loss, mode, on_cpu, split)
 
     @property
     def accumulate(self) -> int:
@@ -174,13 +203,23 @@ class UpdateStep:
         """
         data = self.loss.inputs(batch, tensors)
         self._check_fresh()
-        noise = self.loss.draw_noise(data, self.generator)
+        noise = self.loss.draw_noise(data, self._source())
         last = self._calls + 1 == self.accumulate
         metrics = self._run(data, noise, last)
         self._calls += 1
         if last:
             self._finish()
         return metrics
+
+    def _source(self) -> Optional[Generator]:
+        """What this process draws from now; None: torch's own generator."""
+        if self._processes is None or self.generator is None:
+            return self.generator
+        return self._processes.generator(self.generator)
+
+    def _steps_of(self, count: int) -> int:
+        """How many steps all processes take where this one has minibatches for so many."""
+        return count if self._processes is None else self._processes.most(count)
 
     def _finish(self) -> None:
         """What a step leaves to Python."""
@@ -201,7 +240,7 @@ class UpdateStep:
             return self._apply_or_undo(*inputs)
         others = [*_tensors_of(state), *targets.values(), *held.values(), self.updates]
         try:
-            with self._tracing:
+            with self._tracing, self._split:
                 return self._graphs(params, others, *inputs)
         except TorchDynamoException as error:
             raise (self._eager_error(data) or error) from None
@@ -222,7 +261,8 @@ class UpdateStep:
         """Eagerly, a network may have moved its statistics before the loss refuses a batch."""
         before = saved(self._statistics)
         try:
-            return self._apply(*inputs)
+            with self._split:
+                return self._apply(*inputs)
         except BaseException:
             put_back(before)
             raise
@@ -266,8 +306,14 @@ class UpdateStep:
             put(held, {name: torch.zeros_like(x) for name, x in held.items()})
             updates.add_(1)
             if self._coefficients is not None:
-                self._coefficients.move_(state, updates, metrics)
+                self._coefficients.move_(state, updates, self._of_all(metrics))
         return metrics
+
+    def _of_all(self, metrics: Tensors) -> Tensors:
+        """The metrics that are the same in every process."""
+        if self._processes is None:
+            return metrics
+        return {name: x for name, x in metrics.items() if x.dim() == 0}
 
     def _accumulated(self, held: Tensors, grads: Tensors) -> Tensors:
         share = 1.0 if self.loss.reduction == "sum" else 1.0 / self.accumulate
@@ -293,7 +339,8 @@ class UpdateStep:
 
 def _made(loss: LossModule, optimizer: Any, options: Any, state: Mapping[str, Any]) -> UpdateStep:
     """A step that was copied or pickled."""
-    step = UpdateStep(loss, optimizer, **options)
+    group = group_named(options["process_group"])
+    step = UpdateStep(loss, optimizer, **{**options, "process_group": group})
     step.updates, step._gathered, step._calls = state["updates"], state["gathered"], state["calls"]
     return step
 

@@ -1,5 +1,6 @@
 """Losses, batches and steps that the tests export: every loss of the library."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ OF_AGENTS = ("IPPOLoss", "MAPPOLoss")
 RATE = 1e-3
 
 
-def loss_and_batch(name: str) -> tuple[losses.LossModule, dict[str, Tensor]]:
+def loss_and_batch(name: str, **options: Any) -> tuple[losses.LossModule, dict[str, Tensor]]:
     """A loss on small networks, and what it needs by keyword; advantages are recorded."""
     torch.manual_seed(0)
     build, recorded = CASES[name]
-    loss = build(getattr(losses, name))
+    loss = build(partial(getattr(losses, name), **options))
     shape = (N, AGENTS, 1) if name in OF_AGENTS else (N,)
     estimates = {key: torch.randn(shape) for key in ("advantage", "value_target")}
     data = transitions() | recorded
@@ -33,6 +34,5 @@ def step_of(
     delayed = any(name.startswith("target_") for name, _ in loss.named_buffers())
     updater = SoftUpdate(loss, tau=0.1) if delayed else None
     made = optimizer(loss.parameters(), lr=RATE)
-    return UpdateStep(
-        loss, made, mode="eager", target_updater=updater, max_grad_norm=0.5, **options
-    )
+    options = {"mode": "eager", "max_grad_norm": 0.5, **options}
+    return UpdateStep(loss, made, target_updater=updater, **options)
