@@ -99,8 +99,13 @@ BEFORE = {
         policy = OnnxPolicy("policy.onnx")
     """,
 }
-# Inductor, and a file that learns: half a minute each.
-SLOW = ("export.aotinductor.to_aotinductor", "export.trainer.OnnxTrainer")
+# Seconds each; in every run, test_readme.py makes such files and test_testing.py compiles.
+SLOW = (
+    "export.aotinductor.to_aotinductor",
+    "export.runtime.OnnxPolicy",
+    "export.trainer.OnnxTrainer",
+    "testing.assert_compiles_once",
+)
 NOT_HERE = {"export.tensorrt.to_tensorrt": "it needs a GPU and torch-tensorrt"}
 
 
