@@ -84,8 +84,9 @@ def fields_of(cls: Any) -> str:
 
 def field_row(field: Field) -> str:
     """A row of that table."""
-    cells = (f"`{keyword(field.key)}`", f"`{field.key!r}`", f"`{field.shape}`", field.meaning)
-    return f"| {' | '.join(x.replace('|', chr(92) + '|') for x in cells)} |"
+    shape = field.shape and f"`{field.shape}`"
+    cells = (f"`{keyword(field.key)}`", f"`{field.key!r}`", shape, field.meaning)
+    return "| " + " | ".join(x.replace("|", "\\|") for x in cells) + " |"
 
 
 def differences_of(entry: Entry, every: list[Row]) -> str:
