@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"```(\w+)(?: file=\S+)?\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```(\w+)(?: title=\S+)?\n(.*?)```", re.DOTALL)
 
 
 def read(path: str) -> str:

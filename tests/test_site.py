@@ -147,6 +147,7 @@ def test_it_is_built_without_a_warning(tmp_path):
     for entry in entries():
         page = (tmp_path / entry.page).with_suffix(".html").read_text()
         assert f'id="{entry.identifier}"' in page
+        assert not re.search(rf'id="{entry.identifier}\._(?!_call__)', page), entry.page
     for page in tmp_path.rglob("*.html"):
         fetched = re.findall(r'<(?:script|img)[^>]+src="(\w+:)', page.read_text())
         assert not fetched, page

@@ -3,6 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from textwrap import indent
@@ -59,12 +60,13 @@ def front_matter(entry: Entry) -> str:
 
 
 def reference(entry: Entry) -> str:
-    """What mkdocstrings is asked for; of a loss without what only subclasses need."""
-    members = "false" if hasattr(entry.value, "fields") else "true"
-    options = {"heading": f"{entry.package}.{entry.name}", "toc_label": entry.name}
-    lines = [f"{name}: {value!r}" for name, value in options.items()]
-    lines += [f"members: {members}"]
-    return f"::: {entry.identifier}\n    options:\n{indent(chr(10).join(lines), ' ' * 6)}\n"
+    """What mkdocstrings is asked for: no part that only subclasses need, every field of data."""
+    options = [f"heading: {entry.package}.{entry.name}", f"toc_label: {entry.name}"]
+    if hasattr(entry.value, "fields"):
+        options.append("members: false")
+    elif inspect.isclass(entry.value) and issubclass(entry.value, tuple | Enum):
+        options.append("show_if_no_docstring: true")
+    return f"::: {entry.identifier}\n    options:\n{indent(chr(10).join(options), ' ' * 6)}\n"
 
 
 def fields_of(cls: Any) -> str:
@@ -84,8 +86,9 @@ def fields_of(cls: Any) -> str:
 
 def field_row(field: Field) -> str:
     """A row of that table."""
-    cells = (f"`{keyword(field.key)}`", f"`{field.key!r}`", f"`{field.shape}`", field.meaning)
-    return f"| {' | '.join(x.replace('|', chr(92) + '|') for x in cells)} |"
+    shape = field.shape and f"`{field.shape}`"
+    cells = (f"`{keyword(field.key)}`", f"`{field.key!r}`", shape, field.meaning)
+    return "| " + " | ".join(x.replace("|", "\\|") for x in cells) + " |"
 
 
 def differences_of(entry: Entry, every: list[Row]) -> str:
