@@ -40,6 +40,7 @@ _PLAIN: tuple[type[ast.AST], ...] = (
     *(ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE),
 )
 _EMPTY = ("metadata", "custom_obj_values", "treespec_namedtuple_fields")
+_TRACES = {"custom", "stack_trace", "nn_module_stack", "torch_fn"}  # of nodes, read as texts
 _TREES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
@@ -76,7 +77,7 @@ def _check_payloads(archive: Any, folder: str) -> None:
 def _check(key: str, value: Any) -> None:
     """Refuse what no graph of operators needs, wherever it is in the document."""
     if isinstance(value, Mapping):
-        if key in _EMPTY and not set(value) <= {"custom"}:
+        if key in _EMPTY and not set(value) <= _TRACES:
             raise ValueError(f"`{key}` must be empty, got {list(value)}")
         for name, inner in value.items():
             _STRINGS["name"](name)
@@ -175,7 +176,7 @@ def _check_number(text: str) -> None:
 
 
 def _check_text(text: str) -> None:
-    """Of any kind: what torch reads as JSON, or writes as a constant."""
+    """Of any kind: what torch reads as text or JSON, or writes as a constant."""
 
 
 _STRINGS: dict[str, Callable[[str], None]] = {
@@ -186,7 +187,7 @@ _STRINGS: dict[str, Callable[[str], None]] = {
     "guards_code": _check_guard,
     "in_spec": _check_tree,
     "out_spec": _check_tree,
-    "custom": _check_text,  # of a node's metadata, JSON
+    **dict.fromkeys(_TRACES, _check_text),
     "as_string": _check_text,
     "as_strings": _check_text,
     "as_float": _check_number,

@@ -7,6 +7,7 @@ import torch
 from sympy import Integer
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from compiled_rl.export.axes import TIME, Axes
 from compiled_rl.export.errors import ExportError
@@ -30,7 +31,8 @@ def portable_program(subject: Subject) -> ExportedProgram:
     program = program.run_decompositions(
         {torch.ops.compiled_rl.linear_recurrence.default: _recurrence}
     )
-    for node in program.graph.nodes:
+    graphs = [x for x in program.graph_module.modules() if isinstance(x, GraphModule)]
+    for node in [node for x in graphs for node in x.graph.nodes]:  # of the bodies of loops, too
         for trace in ("stack_trace", "nn_module_stack", "torch_fn", "from_node"):
             node.meta.pop(trace, None)
     return program

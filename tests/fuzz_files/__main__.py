@@ -36,6 +36,7 @@ def main(
             bar.update(task, description=f"{kind.name}: {mode.name}")
             wanted = max(1, round(scale * kind.rate * MUTATIONS))
             counts.append(count_outcomes(Path(made), kind, mode, wanted))
+            console.print(f"{kind.name}, {mode.name}: {dict(counts[-1].outcomes)}")
             bar.advance(task)
     console.print(table_of(counts))
     for sentence in [sentence for count in counts for sentence in count.failures]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tests.fuzz_files.kinds import Kind, Mode
 
-BATCH = 400
+BATCH = 1000
 
 
 class Count(NamedTuple):
