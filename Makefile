@@ -42,6 +42,7 @@ bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.updates
 	$(BIN)/python -m benchmarks.first_update
 	$(BIN)/python -m benchmarks.exported
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.end_to_end
 
 clean:

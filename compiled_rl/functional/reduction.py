@@ -156,6 +156,9 @@ def moments(x: Tensor, mask: Optional[Tensor], dims: list[int]) -> tuple[Tensor,
     count = valid.sum(dims, keepdim=True)
     total = widened(x).sum(dims, keepdim=True)
     mean = total / count.clamp(min=1)
+    # What rounding left of it, so that equal values deviate by nothing.
+    rest = where_valid(mask, x - mean).sum(dims, keepdim=True)
+    mean = mean + rest / count.clamp(min=1)
     squares = where_valid(mask, x - mean).square().sum(dims, keepdim=True)
     return count, mean, squares
 
