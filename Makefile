@@ -46,6 +46,7 @@ bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.first_update
 	$(BIN)/python -m benchmarks.distributed
 	$(BIN)/python -m benchmarks.exported
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.end_to_end
 
 docs: .venv/installed  ## the documentation's site, in build/site; a warning is an error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compiled_rl import estimators, losses
-from compiled_rl.functional import categorical_kl, categorical_sample
+from compiled_rl.functional import categorical_kl, categorical_sample, standardize
 from tests.cases import CASES, Case
 from tests.modules.family_rows import ROWS as FAMILIES
 from tests.numbers.owners import (
@@ -108,6 +108,14 @@ def test_a_noise_of_zero_never_draws_a_forbidden_action(dtype: torch.dtype) -> N
     """Uniform noise is zero once in 2^24 numbers of float32, and in 2^8 of bfloat16."""
     logits = torch.tensor([-torch.inf, -torch.inf, 0.0], dtype=dtype)
     assert categorical_sample(logits, torch.zeros(3, dtype=dtype)) == 2
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 123456.789, 1e6 + 0.3, -1e30])
+@pytest.mark.parametrize("count", [1, 24, 1000])
+def test_equal_values_have_no_deviation(value: float, count: int) -> None:
+    """However their mean is rounded; a single one has none, and is left."""
+    x = torch.full((count,), value)
+    assert torch.equal(standardize(x), torch.zeros_like(x) if count > 1 else x)
 
 
 # ---- losses --------------------------------------------------------------------------------------
