@@ -159,7 +159,7 @@ def _by_minibatches() -> dict[str, float]:
     (loss, batch), (whole, _) = cases.made(name, dtype), cases.made(name, dtype)
     split = step_of(loss, process_group=dist.group.WORLD, accumulate=3)
     alone = step_of(whole, accumulate=3)
-    for k, each in enumerate(cases.batches(whole, batch, masked=True)[:6]):
+    for k, each in enumerate(cases.batches(whole, batch, masks=1)[:6]):
         split(cases.part(each, k)[0]), alone(each)
     found["accumulated"] = cases.states_apart(split, alone)
     return found
