@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
+from compiled_rl.estimators import GAE, MultiAgentGAE
 from compiled_rl.functional.processes import SplitBatch
 from compiled_rl.modules import PercentileValueNorm, ValueNorm
 
@@ -121,11 +122,17 @@ def check_unwrapped(loss: nn.Module) -> None:
 
 
 def check_statistics(loss: nn.Module) -> None:
-    """Refuse modules whose own statistics of a batch are not summed over processes.
+    """Refuse modules whose own statistics of a batch are not sums over processes.
 
     Raises:
         TypeError: there is one.
     """
+    estimator = getattr(loss, "_value_estimator", None)
+    if isinstance(estimator, GAE) and estimator.average_gae and _in_groups(estimator):
+        raise TypeError(
+            "UpdateStep: with a `process_group` the value estimator must not average by groups, "
+            f"got a {type(estimator).__name__} with `average_gae`; normalise in the loss"
+        )
     for name, module in loss.named_modules():
         normalises = isinstance(module, nn.modules.batchnorm._BatchNorm)
         foreign = hasattr(module, "denormalize") and not isinstance(module, ValueNorm)
@@ -135,6 +142,10 @@ def check_statistics(loss: nn.Module) -> None:
                 f"with a `process_group`, got a {type(module).__name__} at `{name}`; of layers "
                 "use LayerNorm, of value targets PopArtValueNorm or RunningValueNorm"
             )
+
+
+def _in_groups(estimator: GAE) -> bool:
+    return estimator.group_key is not None or isinstance(estimator, MultiAgentGAE)
 
 
 def _tensors(step: "UpdateStep") -> Iterator[Tensor]:

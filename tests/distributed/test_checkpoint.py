@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def _first_half(path: str) -> None:
     loss, batch = cases.made(CASE, torch.float64)
     step = step_of(loss, process_group=dist.group.WORLD)
-    for k, each in enumerate(cases.batches(loss, batch, masked=True)[:HALF]):
+    for k, each in enumerate(cases.batches(loss, batch, masks=1)[:HALF]):
         step(cases.part(each, k)[0])
     if dist.get_rank() == 0:
         save_checkpoint(path, step.state_dict())
@@ -34,7 +34,7 @@ def _second_half(path: str) -> float:
     (loss, batch), (whole, _) = cases.made(CASE, torch.float64), cases.made(CASE, torch.float64)
     step, alone = step_of(loss, process_group=dist.group.WORLD), step_of(whole)
     step.load_state_dict(load_checkpoint(path))
-    for k, each in enumerate(cases.batches(whole, batch, masked=True)):
+    for k, each in enumerate(cases.batches(whole, batch, masks=1)):
         alone(each)
         if k >= HALF:
             step(cases.part(each, k)[0])
@@ -57,7 +57,7 @@ def _die_in_the_middle(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", store, patience, rank=rank, world_size=2)
     loss, batch = cases.made(CASE, torch.float64)
     step = step_of(loss, process_group=dist.group.WORLD)
-    for k, each in enumerate(cases.batches(loss, batch, masked=False)):
+    for k, each in enumerate(cases.batches(loss, batch, masks=0)):
         if rank == 0:
             save_checkpoint(Path(folder, "run.pt"), step.state_dict() | {"k": k})
         elif k == HALF:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from compiled_rl import ClipPPOLoss, PercentileValueNorm, Policy, UpdateStep, ValueHead
+from compiled_rl.estimators import ValueEstimators
 from compiled_rl.functional import reduce
 from compiled_rl.functional.processes import SplitBatch
 from compiled_rl.functional.reduction import standardize_groups
@@ -53,6 +54,9 @@ def _no_process_needs_another() -> dict[str, Any]:
         adam = torch.optim.Adam(loss.parameters(), lr=1e-3)
         return UpdateStep(loss, adam, mode="eager", process_group=group)
 
+    loss, _ = loss_and_batch("MAPPOLoss")
+    loss.make_value_estimator(ValueEstimators.MAGAE, average_gae=True)
+    found["agents"] = _sentence(lambda: step_of(loss, process_group=group), TypeError)
     found["batch norm"] = _sentence(lambda: with_a(nn.BatchNorm1d(2)), TypeError)
     loss, _ = loss_and_batch("MAPPOLoss", value_norm=PercentileValueNorm())
     found["quantiles"] = _sentence(lambda: step_of(loss, process_group=group), TypeError)
@@ -113,6 +117,7 @@ def test_another_step_is_refused_everywhere(found):
     [
         ("batch norm", "got a BatchNorm1d at `actor_network.network.1`"),
         ("quantiles", "got a PercentileValueNorm at `value_norm`"),
+        ("agents", "got a MultiAgentGAE with `average_gae`"),
         ("groups", "standardize_groups: the statistics of groups must be of a whole batch"),
         ("reads a sample", "td_error"),
     ],
@@ -159,7 +164,7 @@ def _by_minibatches() -> dict[str, float]:
     (loss, batch), (whole, _) = cases.made(name, dtype), cases.made(name, dtype)
     split = step_of(loss, process_group=dist.group.WORLD, accumulate=3)
     alone = step_of(whole, accumulate=3)
-    for k, each in enumerate(cases.batches(whole, batch, masked=True)[:6]):
+    for k, each in enumerate(cases.batches(whole, batch, masks=1)[:6]):
         split(cases.part(each, k)[0]), alone(each)
     found["accumulated"] = cases.states_apart(split, alone)
     return found
