@@ -69,12 +69,10 @@ def test_leftovers_of_exports_are_counted(monkeypatch):
     export, kept = soak._export, []
 
     def untidy(make):
-        descriptor, name = tempfile.mkstemp()
-        kept.append((Path(name), networks()[0]))
+        kept.append(networks()[0])
+        Path(tempfile.gettempdir(), str(len(kept))).touch()
         return export(make) + 1
 
     monkeypatch.setattr(soak, "_export", untidy)
     left, _ = exported(4)
-    for name, *_ in kept:
-        name.unlink()
     assert min(left.values()) >= 4
