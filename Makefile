@@ -38,6 +38,9 @@ tests/clients/node_modules/installed: tests/clients/package.json
 slow: .venv/installed tests/clients/node_modules/installed  ## only what `test` leaves out: Inductor, learning, other languages
 	$(BIN)/pytest -m slow
 
+soak: .venv/installed  ## memory, drift and recompilations over 100,000 updates, and 200 exports
+	$(BIN)/python -m benchmarks.soak --picture benchmarks/soak.png
+
 bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.estimators_cuda
