@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check slow bench clean
+.PHONY: demo test lint check slow fuzz bench clean
 .DEFAULT_GOAL := test
 
 .venv/installed: pyproject.toml constraints.txt
@@ -34,6 +34,9 @@ tests/clients/node_modules/installed: tests/clients/package.json
 
 slow: .venv/installed tests/clients/node_modules/installed  ## only what `test` leaves out: Inductor, learning, other languages
 	$(BIN)/pytest -m slow
+
+fuzz: .venv/installed  ## bad input: every argument of every public callable spoiled in every way
+	$(BIN)/python -m tests.fuzz
 
 bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.estimators
