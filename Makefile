@@ -41,6 +41,10 @@ slow: .venv/installed tests/clients/node_modules/installed  ## only what `test` 
 soak: .venv/installed  ## memory, drift and recompilations over 100,000 updates, and 200 exports
 	$(BIN)/python -m benchmarks.soak --picture benchmarks/soak.png
 
+fuzz: .venv/installed  ## bad input: every argument of every public callable spoiled; damaged files
+	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.fuzz_files
+
 bench: .venv/installed  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.estimators_cuda

@@ -82,6 +82,11 @@ def assert_compiles_once(
         AssertionError: a graph broke, too many graphs were made, or a value differs.
         ValueError: there is no batch.
     """
+    if isinstance(batches, str) or not isinstance(batches, Iterable):
+        raise TypeError(
+            "assert_compiles_once: `batches` must be several batches, "
+            f"got a {type(batches).__name__}"
+        )
     batches = list(batches)
     if not batches:
         raise ValueError("assert_compiles_once: `batches` must hold a batch, got none")

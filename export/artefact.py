@@ -5,12 +5,13 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
+from torch import Tensor
 
 from compiled_rl.export.axes import Dynamic
 from compiled_rl.export.contract import (
@@ -67,6 +68,7 @@ def make(
     """
     with speaking_as(form.function), torch.random.fork_rng(devices=[]):
         check_options(options)
+        _check_given(target, example, path)
         path = _writable(Path(path), form.suffix)
         bounded = form.bounded(target)
         with at_rest(target):
@@ -105,6 +107,16 @@ def _texts(contract: Contract, subject: Subject) -> dict[str, str]:
     if subject.held:
         texts[STATE_KEY] = text_of({name: x.cpu().numpy() for name, x in subject.held.items()})
     return texts
+
+
+def _check_given(target: Any, example: Any, path: Any) -> None:
+    """Refuse what is of no kind that can be exported, or written to."""
+    if not callable(target):
+        raise ExportError(f"`target` must be a function or a module, got a {type(target).__name__}")
+    if isinstance(example, str) or not isinstance(example, Tensor | Sequence | Mapping):
+        raise ExportError(f"`example` must hold tensors, got a {type(example).__name__}")
+    if not isinstance(path, str | os.PathLike):
+        raise ExportError(f"`path` must be the name of a file, got a {type(path).__name__}")
 
 
 def _writable(path: Path, suffix: str) -> Path:

@@ -69,9 +69,9 @@ def to_onnx(
 
     Reference: Open Neural Network Exchange, opset 18, onnx.ai/onnx/operators.
     """
-    if not 18 <= opset <= onnx.defs.onnx_opset_version():
+    if not isinstance(opset, int) or not 18 <= opset <= onnx.defs.onnx_opset_version():
         raise ExportError(
-            f"to_onnx: `opset` must be from 18 to {onnx.defs.onnx_opset_version()}, got {opset}"
+            f"to_onnx: `opset` must be from 18 to {onnx.defs.onnx_opset_version()}, got {opset!r}"
         )
     form = _ONNX._replace(translate=partial(_translate, opset=opset))
     return make(form, target, example, path, dynamic, None, options)

@@ -8,6 +8,7 @@ from compiled_rl.adapters.fields import keyword
 from compiled_rl.adapters.keys import AcceptsKeys
 from compiled_rl.adapters.policy import PlainPolicy
 from compiled_rl.modules import Composite, NamedModule, NamedPolicy, Policy, QPolicy, Reads
+from compiled_rl.modules.arguments import check_module
 
 
 def plain_policy(module: nn.Module) -> Optional[NamedModule]:
@@ -54,7 +55,7 @@ def to_policy(actor: nn.Module) -> Policy:
     """
     from compiled_rl.adapters.one_step import Calls, bounds_of
 
-    form = PlainPolicy(actor)
+    form = PlainPolicy(check_module("to_policy", "actor", actor))
     form.check_recordable("to_policy")
     if form.optional or bounds_of(actor):
         raise TypeError(

@@ -7,6 +7,7 @@ from typing import Any, Optional
 from torch import Tensor
 
 from compiled_rl.adapters.fields import Key, keyword
+from compiled_rl.kernels.checks import check_device, check_tensor
 
 Data = dict[Key, Tensor]
 
@@ -21,7 +22,9 @@ def read(
     """The entries of ``keys`` that were given, by key; the three forms differ in ``get`` alone.
 
     Raises:
-        TypeError: a keyword is unknown, or tensors came both by keyword and in a container.
+        TypeError: a keyword is unknown, an entry is no tensor, or tensors came both by keyword and
+            in a container.
+        ValueError: an entry is of complex numbers, or on another device than the first.
     """
     if source is None:
         get = _keyword_getter(owner, keys, tensors)
@@ -36,14 +39,15 @@ def read(
         get = _mapping_getter(source)
     else:
         raise TypeError(
-            f"{owner}: expected keyword tensors, a mapping or a TensorDict, "
+            f"{owner}: `tensordict`: expected keyword tensors, a mapping or a TensorDict, "
             f"got a {type(source).__name__}"
         )
     found = {key: get(key) for key in keys}
     data = {key: x for key, x in found.items() if x is not None}
+    first = next(iter(data), "")
     for key, x in data.items():
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{owner}: `{keyword(key)}` must be a tensor, got a {type(x).__name__}")
+        check_tensor(owner, keyword(key), x)
+        check_device(owner, keyword(key), x, keyword(first), data[first])
     return data
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.adapters.dispatch import is_tensordict
+from compiled_rl.kernels.checks import check_device, check_number, check_tensor
+from compiled_rl.modules.arguments import check_module
 
 
 @contextmanager
@@ -25,6 +27,7 @@ def hold_out_net(network: nn.Module) -> Iterator[None]:
     Args:
         network: any module.
     """
+    check_module("hold_out_net", "network", network)
     owners: Any = [module._parameters for module in network.modules()]
     held = [dict(owned) for owned in owners]
     for owned in owners:
@@ -47,6 +50,10 @@ def hold_out_params(params: Iterable[Tensor]) -> Iterator[Any]:
         The detached tensors, as a tuple or a TensorDict.
     """
     held: Any = params
+    if not is_tensordict(held):
+        held = tuple(held) if isinstance(held, Iterable) and not isinstance(held, str) else None
+        if held is None or not all(isinstance(p, Tensor) for p in held):
+            raise TypeError(f"hold_out_params: `params` must be tensors, got {params!r}")
     yield held.detach() if is_tensordict(held) else tuple(p.detach() for p in held)
 
 
@@ -80,13 +87,19 @@ def next_state_value(
     Raises:
         ValueError: neither ``operator`` nor ``pred_next_val`` is given, or shapes differ.
     """
+    check_number("next_state_value", "gamma", gamma, "in [0, 1]")
     if pred_next_val is None:
         if operator is None:
             raise ValueError(
                 "next_state_value: `operator` or `pred_next_val` must be given, got neither"
             )
         pred_next_val = _valued(tensordict, operator, kwargs).get(next_val_key)
-    reward, done = (tensordict.get(("next", name)).squeeze(-1) for name in ("reward", "done"))
+    reward, done = (_entered(tensordict, name) for name in ("reward", "done"))
+    check_tensor("next_state_value", "pred_next_val", pred_next_val)
+    check_device("next_state_value", "pred_next_val", pred_next_val, "reward", reward)
+    check_device("next_state_value", "done", done, "reward", reward)
+    if done.dtype != torch.bool:
+        raise ValueError(f"next_state_value: `done` must be torch.bool, got {done.dtype}")
     next_value = pred_next_val.squeeze(-1)
     if not reward.shape == done.shape == next_value.shape:
         raise ValueError(
@@ -115,3 +128,12 @@ def _valued(tensordict: Any, operator: Any, kwargs: dict[str, Any]) -> Any:
     """What the operator makes of the states entered; what does not change, it finds at the root."""
     entered = tensordict.exclude("next", "action").update(tensordict.get("next"))
     return operator(entered.select(*operator.in_keys), **kwargs)
+
+
+def _entered(tensordict: Any, name: str) -> Tensor:
+    """An entry of the state entered, without a trailing one."""
+    found: Optional[Tensor] = tensordict.get(("next", name), None)
+    if found is None:
+        raise KeyError(f"next_state_value: the key {('next', name)!r} for `{name}` was not found")
+    check_tensor("next_state_value", name, found)
+    return found.squeeze(-1)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from compiled_rl import functional
 from compiled_rl.adapters.fields import joined
 from compiled_rl.extras import needed_by
+from compiled_rl.kernels.checks import check_device, check_tensor
+from compiled_rl.modules.arguments import check_bool
 from compiled_rl.modules.calls import holds_tensordict, tensors_in
 
 with needed_by(__name__):
@@ -104,6 +106,8 @@ _random: list[type[nn.Module]] = [nn.modules.dropout._DropoutNd]
 
 def add_random_module(module: type[nn.Module]) -> None:
     """Let ``LossModule.vmap_randomness`` know modules of a class as random, as dropout is."""
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise TypeError(f"add_random_module: `module` must be a class of modules, got {module!r}")
     _random.append(module)
 
 
@@ -165,6 +169,10 @@ def distance_loss(v1: Tensor, v2: Tensor, loss_function: str, strict_shape: bool
         NotImplementedError: ``loss_function`` is unknown.
         RuntimeError: the shapes differ.
     """
+    check_bool("distance_loss", "strict_shape", strict_shape)
+    check_tensor("distance_loss", "v1", v1)
+    check_tensor("distance_loss", "v2", v2)
+    check_device("distance_loss", "v2", v2, "v1", v1)
     if strict_shape and v1.shape != v2.shape:
         raise RuntimeError(
             "distance_loss: `v2` must have the shape of `v1`, "

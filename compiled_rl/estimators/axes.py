@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Optional
 
 from torch import Tensor
 
-from compiled_rl.adapters import Data
+from compiled_rl.adapters import Data, keyword
 from compiled_rl.adapters.dispatch import is_tensordict
 from compiled_rl.adapters.masks import beside
 
@@ -53,7 +53,18 @@ def find_axes(owner: str, source: Any, data: Data, reward: Tensor, time_dim: Opt
         time_dim = time_of(owner, source, time_dim)
     else:
         batch = _shared_axes(owner, list(data.values()), reward, time_dim)
+        if batch == 0 and reward.dim() > 0:
+            raise _no_shared_axis(owner, data, reward)
     return time_among(owner, batch, time_dim)
+
+
+def _no_shared_axis(owner: str, data: Data, reward: Tensor) -> ValueError:
+    """The first tensor that begins otherwise than the reward."""
+    other = next(key for key, x in data.items() if x.shape[:1] != reward.shape[:1])
+    return ValueError(
+        f"{owner}: `{keyword(other)}` must begin with the batch axes of the reward, "
+        f"got {list(data[other].shape)} and {list(reward.shape)}"
+    )
 
 
 def time_among(owner: str, batch: int, time_dim: Optional[int]) -> Axes:
@@ -64,7 +75,9 @@ def time_among(owner: str, batch: int, time_dim: Optional[int]) -> Axes:
         ValueError: the axis is not one of them.
     """
     if batch == 0:
-        raise RuntimeError(f"{owner}: the data must have at least one batch axis, got none")
+        raise RuntimeError(
+            f"{owner}: `reward` and all else must have at least one batch axis, got none"
+        )
     time = -1 if time_dim is None else time_dim
     if not -batch <= time < batch:
         raise ValueError(

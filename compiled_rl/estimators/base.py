@@ -24,7 +24,9 @@ from compiled_rl.estimators.axes import Axes, find_axes, time_among
 from compiled_rl.estimators.steps import Steps, both
 from compiled_rl.estimators.values import Calls, Critic, Values
 from compiled_rl.functional import AdvantageOutput
-from compiled_rl.modules.coefficients import holds
+from compiled_rl.kernels.checks import check_floating, check_integer
+from compiled_rl.modules.arguments import as_device, check_count, check_flags
+from compiled_rl.modules.coefficients import check_coefficient, holds
 
 _MASK: Key = ("collector", "mask")
 
@@ -126,17 +128,23 @@ class ValueEstimatorBase(KeyedModule):
                 f"{self.name}: `value_chunk_size` and `num_chunks` must not both be given, "
                 f"got {value_chunk_size} and {num_chunks}"
             )
+        check_flags(self.name, shifted=shifted, differentiable=differentiable)
+        if skip_existing is not None:
+            check_flags(self.name, skip_existing=skip_existing)
+        if time_dim is not None:
+            check_integer(self.name, "time_dim", time_dim)
+        check_integer(self.name, "value_chunk_dim", value_chunk_dim)
         self.value_network = value_network
         self.differentiable = differentiable
         self.skip_existing = bool(skip_existing)
-        self.device = device
+        self.device = as_device(self.name, "device", device)
         self.time_dim = time_dim
         chunks = (value_chunk_size, num_chunks, value_chunk_dim)
         self.calls = Calls(shifted, shifted_budget, *chunks)
         for name in ("shifted_budget", "value_chunk_size", "num_chunks"):
             size = getattr(self.calls, name)
-            if size is not None and size < 1:
-                raise ValueError(f"{self.name}: `{name}` must be at least 1, got {size}")
+            if size is not None:
+                check_count(self.name, name, size)
         self.register_discount("gamma", gamma)
         self.wire()
 
@@ -149,6 +157,10 @@ class ValueEstimatorBase(KeyedModule):
         Raises:
             ValueError: it is not in [0, 1].
         """
+        if isinstance(value, Tensor) and value.dim():
+            check_floating(self.name, name, value)
+        else:
+            check_coefficient(self.name, name, value)
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         elif isinstance(value, Tensor) and value.dim():
@@ -467,10 +479,9 @@ class ValueEstimatorBase(KeyedModule):
         mask: Optional[Tensor] = None,
     ) -> Steps:
         reward = self.require(data, "reward")
+        check_floating(self.name, "reward", reward)
         # Networks may be coarser, under autocast for instance, or finer; one precision for all.
-        dtype = reward.dtype
-        if reward.is_floating_point():
-            dtype = torch.promote_types(dtype, values.next_value.dtype)
+        dtype = torch.promote_types(reward.dtype, values.next_value.dtype)
         reward = reward.to(dtype)
         value, log_prob = [None if x is None else x.to(dtype) for x in (values.value, log_prob)]
         like = partial(axes.like, reward=reward)

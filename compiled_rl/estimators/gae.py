@@ -13,7 +13,8 @@ from compiled_rl.estimators.values import Values
 from compiled_rl.functional import AdvantageOutput, gae, standardize
 from compiled_rl.functional.advantages import check_agents, for_each_agent
 from compiled_rl.functional.reduction import standardize_groups
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import check_integer, check_shape
+from compiled_rl.modules.arguments import check_flags, check_key
 
 _LEAST_DEVIATION = 1e-4
 _MAY_BE_SHARED = (
@@ -71,8 +72,11 @@ class GAE(ValueEstimatorBase):
         vectorized: Optional[bool] = None,
         **options: Unpack[EstimatorOptions],
     ) -> None:
+        if group_key is not None:
+            check_key(type(self).__name__, "group_key", group_key)
         self.group_key = group_key
         super().__init__(gamma=gamma, **options)
+        check_flags(self.name, average_gae=average_gae, auto_reset_env=auto_reset_env)
         self.average_gae = average_gae
         self.auto_reset_env = auto_reset_env
         self.register_discount("lmbda", lmbda)
@@ -141,6 +145,7 @@ class MultiAgentGAE(GAE):
     """
 
     def __init__(self, *, agent_dim: int = -2, **options: Unpack[GAEOptions]) -> None:
+        check_integer(type(self).__name__, "agent_dim", agent_dim)
         self.agent_dim = agent_dim
         super().__init__(**options)
 

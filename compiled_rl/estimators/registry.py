@@ -44,13 +44,14 @@ def named_estimator(value_type: ValueEstimators | str) -> ValueEstimators:
         value_type = value_type.name
     if not isinstance(value_type, str):
         raise TypeError(
-            f"`value_type` must be a ValueEstimators or its name, got a {type(value_type).__name__}"
+            "make_value_estimator: `value_type` must be a ValueEstimators or its name, "
+            f"got a {type(value_type).__name__}"
         )
     for member in ValueEstimators:
         if member.name.lower() == value_type.lower().replace("_", ""):
             return member
     names = [member.name for member in ValueEstimators]
-    raise KeyError(f"`value_type` must be one of {names}, got {value_type!r}")
+    raise KeyError(f"make_value_estimator: `value_type` must be one of {names}, got {value_type!r}")
 
 
 def default_value_kwargs(value_type: ValueEstimators | str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from compiled_rl.functional import (
     td_lambda_return,
 )
 from compiled_rl.functional.scalars import where_valid
+from compiled_rl.kernels.checks import check_shape
+from compiled_rl.modules.arguments import check_flags
 
 
 class _TemporalDifference(ValueEstimatorBase):
@@ -35,6 +37,7 @@ class _TemporalDifference(ValueEstimatorBase):
         **options: Unpack[EstimatorOptions],
     ) -> None:
         super().__init__(gamma=gamma, **options)
+        check_flags(self.name, average_rewards=average_rewards)
         self.average_rewards = average_rewards
 
     def estimate(self, steps: Steps) -> AdvantageOutput:
@@ -92,6 +95,7 @@ class TD0Estimator(_TemporalDifference):
 
     def target(self, steps: Steps) -> Tensor:
         """The one-step bootstrapped return."""
+        check_shape(self.name, "done", steps.done, "reward", steps.reward)  # it is not read
         inputs = (self.reward(steps), steps.next_value, steps.terminated)
         return td0_return(*inputs, self.discount(steps), steps.mask)
 

@@ -11,7 +11,8 @@ from compiled_rl.estimators.base import EstimatorOptions, ValueEstimatorBase
 from compiled_rl.estimators.steps import Steps
 from compiled_rl.estimators.values import Values
 from compiled_rl.functional import AdvantageOutput, standardize, vtrace
-from compiled_rl.modules.coefficients import holds
+from compiled_rl.modules.arguments import check_flags, check_module
+from compiled_rl.modules.coefficients import check_coefficient, holds
 
 
 class VTrace(ValueEstimatorBase):
@@ -60,12 +61,16 @@ class VTrace(ValueEstimatorBase):
         **options: Unpack[EstimatorOptions],
     ) -> None:
         super().__init__(gamma=gamma, **options)
+        if actor_network is not None:
+            check_module(self.name, "actor_network", actor_network)
         self.actor_network = actor_network
         if actor_network is not None:
             self._use(actor_network)
+        check_flags(self.name, average_adv=average_adv)
         self.average_adv = average_adv
         self.register_discount("lmbda", lmbda)
         for name, bound in (("rho_thresh", rho_thresh), ("c_thresh", c_thresh)):
+            check_coefficient(self.name, name, bound)
             self.register_coefficient(name, bound)
             if not holds(getattr(self, name) > 0):
                 raise ValueError(f"{self.name}: `{name}` must be positive, got {float(bound):g}")

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 
 from compiled_rl.functional.scalars import coefficient, widened
-from compiled_rl.kernels.checks import check_flag, check_shape
+from compiled_rl.kernels.checks import (
+    check_device,
+    check_flag,
+    check_floating,
+    check_last,
+    check_shape,
+    check_shapes,
+    check_tensor,
+)
 
 
 def chosen_action_value(action_value: Tensor, action: Tensor) -> Tensor:
@@ -29,6 +37,10 @@ def chosen_action_value(action_value: Tensor, action: Tensor) -> Tensor:
     Reference: Mnih et al. 2015, Nature 518:529, eq. 1; Tavakoli et al. 2017, arXiv:1711.08946,
     for blocks.
     """
+    name = "chosen_action_value"
+    check_last(name, "action_value", action_value)
+    check_tensor(name, "action", action)
+    check_device(name, "action", action, "action_value", action_value)
     if action.dim() == action_value.dim():
         check_shape("chosen_action_value", "action", action, "action_value", action_value)
         return torch.where(action != 0, action_value, torch.zeros_like(action_value)).sum(-1)
@@ -97,6 +109,7 @@ def project_categorical(
     Reference: Bellemare et al. 2017, arXiv:1707.06887, algorithm 1.
     """
     name = "project_categorical"
+    check_floating(name, "reward", reward)
     check_flag(name, "terminated", terminated, "reward", reward)
     _check_atoms(name, "next_probs", next_probs, -1, support)
     _check_beside_atoms(name, reward, next_probs)
@@ -134,11 +147,16 @@ def categorical_cross_entropy(logits: Tensor, target_probs: Tensor) -> Tensor:
 
     Reference: Bellemare et al. 2017, arXiv:1707.06887, algorithm 1.
     """
-    check_shape("categorical_cross_entropy", "target_probs", target_probs, "logits", logits)
+    name = "categorical_cross_entropy"
+    check_last(name, "logits", logits)
+    check_shapes(name, {"logits": logits, "target_probs": target_probs})
     return -(target_probs * torch.log_softmax(logits, -1)).sum(-1)
 
 
 def _check_atoms(function: str, name: str, x: Tensor, dim: int, support: Tensor) -> None:
+    check_floating(function, name, x)
+    check_tensor(function, "support", support)
+    check_device(function, "support", support, name, x)
     if support.dim() != 1 or support.shape[0] < 2:
         raise ValueError(
             f"{function}: `support` must be at least two atoms, got shape {list(support.shape)}"
@@ -151,6 +169,7 @@ def _check_atoms(function: str, name: str, x: Tensor, dim: int, support: Tensor)
 
 
 def _check_beside_atoms(function: str, reward: Tensor, next_probs: Tensor) -> None:
+    check_device(function, "next_probs", next_probs, "reward", reward)
     if next_probs.shape[:-1] != reward.shape:
         raise ValueError(
             f"{function}: `next_probs` must have the shape of `reward` and one axis more, "

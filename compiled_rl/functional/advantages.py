@@ -15,7 +15,14 @@ from compiled_rl.functional.returns import (
 from compiled_rl.functional.scalars import coefficient, where_valid, widened
 from compiled_rl.functional.sequences import bootstrap_value
 from compiled_rl.kernels import fusable, fused, linear_recurrence
-from compiled_rl.kernels.checks import check_steps
+from compiled_rl.kernels.checks import (
+    check_device,
+    check_each_step,
+    check_floating,
+    check_integer,
+    check_steps,
+    check_tensor,
+)
 
 
 class AdvantageOutput(NamedTuple):
@@ -139,7 +146,7 @@ def td0_advantage(
     Reference: Sutton and Barto 2018, Reinforcement Learning, eq. 6.5.
     """
     tensors = {"reward": reward, "value": value, "next_value": next_value, "terminated": terminated}
-    check_steps("td0_advantage", tensors, mask, None)
+    check_each_step("td0_advantage", tensors, mask)
     target = td0_return(reward, next_value, terminated, gamma, mask)
     return AdvantageOutput(target - where_valid(mask, value), target)
 
@@ -367,6 +374,9 @@ def multi_agent_gae(
 
 def check_agents(value: Tensor, time_dim: int, agent_dim: int) -> None:
     """Refuse values without a time axis and, beside it, an agent axis."""
+    check_floating("multi_agent_gae", "value", value)
+    check_integer("multi_agent_gae", "time_dim", time_dim)
+    check_integer("multi_agent_gae", "agent_dim", agent_dim)
     axes = value.dim()
     if axes < 2 or not -axes <= agent_dim < axes or (agent_dim - time_dim) % axes == 0:
         raise ValueError(
@@ -381,6 +391,8 @@ def check_agents(value: Tensor, time_dim: int, agent_dim: int) -> None:
 
 def for_each_agent(name: str, x: Tensor, value: Tensor, agent_dim: int) -> Tensor:
     """``x`` with the agents' axis, along which what is shared is repeated without a copy."""
+    check_tensor("multi_agent_gae", name, x)
+    check_device("multi_agent_gae", name, x, "value", value)
     if x.shape == value.shape:
         return x
     if x.shape != value.select(agent_dim, 0).shape:

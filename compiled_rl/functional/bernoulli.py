@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import check_last, check_shape, check_shapes
 
 
 def bernoulli_log_prob(action: Tensor, logits: Tensor) -> Tensor:
@@ -24,6 +24,7 @@ def bernoulli_log_prob(action: Tensor, logits: Tensor) -> Tensor:
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, eq. 2.2.
     """
+    check_last("bernoulli_log_prob", "logits", logits)
     check_shape("bernoulli_log_prob", "action", action, "logits", logits)
     return logsigmoid(torch.where(action != 0, logits, -logits)).sum(-1)
 
@@ -41,6 +42,7 @@ def bernoulli_entropy(logits: Tensor) -> Tensor:
 
     Reference: Shannon 1948, A Mathematical Theory of Communication, sec. 6.
     """
+    check_last("bernoulli_entropy", "logits", logits)
     yes, no = logits.sigmoid(), (-logits).sigmoid()
     return -(yes * logsigmoid(logits) + no * logsigmoid(-logits)).sum(-1)
 
@@ -64,7 +66,8 @@ def bernoulli_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
 
     Reference: Cover and Thomas 2006, Elements of Information Theory, eq. 2.26.
     """
-    check_shape("bernoulli_kl", "other_logits", other_logits, "logits", logits)
+    check_last("bernoulli_kl", "logits", logits)
+    check_shapes("bernoulli_kl", {"logits": logits, "other_logits": other_logits})
     yes = logits.sigmoid() * (logsigmoid(logits) - logsigmoid(other_logits))
     no = (-logits).sigmoid() * (logsigmoid(-logits) - logsigmoid(-other_logits))
     return (yes + no).sum(-1)
@@ -83,6 +86,7 @@ def bernoulli_mode(logits: Tensor) -> Tensor:
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, sec. 2.1.
     """
+    check_last("bernoulli_mode", "logits", logits)
     return (logits > 0).to(logits.dtype)
 
 
@@ -103,5 +107,6 @@ def bernoulli_sample(logits: Tensor, noise: Tensor) -> Tensor:
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, sec. 2.1.
     """
-    check_shape("bernoulli_sample", "noise", noise, "logits", logits)
+    check_last("bernoulli_sample", "logits", logits)
+    check_shapes("bernoulli_sample", {"logits": logits, "noise": noise})
     return (noise < logits.sigmoid()).to(logits.dtype)

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from compiled_rl.functional.scalars import where_valid
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import (
+    check_device,
+    check_last,
+    check_shape,
+    check_shapes,
+    check_tensor,
+)
 
 
 def categorical_log_prob(action: Tensor, logits: Tensor) -> Tensor:
@@ -27,6 +33,9 @@ def categorical_log_prob(action: Tensor, logits: Tensor) -> Tensor:
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, eq. 4.104.
     """
+    check_last("categorical_log_prob", "logits", logits)
+    check_tensor("categorical_log_prob", "action", action)
+    check_device("categorical_log_prob", "action", action, "logits", logits)
     log_prob = torch.log_softmax(logits, -1)
     if action.dim() == logits.dim():
         check_shape("categorical_log_prob", "action", action, "logits", logits)
@@ -57,6 +66,7 @@ def categorical_entropy(logits: Tensor) -> Tensor:
 
     Reference: Shannon 1948, A Mathematical Theory of Communication, sec. 6.
     """
+    check_last("categorical_entropy", "logits", logits)
     log_prob = torch.log_softmax(logits, -1)
     probs = log_prob.exp()
     return -(probs * where_valid(probs > 0, log_prob)).sum(-1)
@@ -81,7 +91,8 @@ def categorical_kl(logits: Tensor, other_logits: Tensor) -> Tensor:
 
     Reference: Cover and Thomas 2006, Elements of Information Theory, eq. 2.26.
     """
-    check_shape("categorical_kl", "other_logits", other_logits, "logits", logits)
+    check_last("categorical_kl", "logits", logits)
+    check_shapes("categorical_kl", {"logits": logits, "other_logits": other_logits})
     log_prob, other = torch.log_softmax(logits, -1), torch.log_softmax(other_logits, -1)
     probs = log_prob.exp()
     # Not where logits are finite: a probability may be zero by rounding, too.
@@ -102,6 +113,7 @@ def categorical_mode(logits: Tensor) -> Tensor:
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, sec. 4.2.
     """
+    check_some("categorical_mode", logits)
     return logits.argmax(-1)
 
 
@@ -122,7 +134,17 @@ def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
 
     Reference: Maddison et al. 2014, arXiv:1411.0030, sec. 2.
     """
-    check_shape("categorical_sample", "noise", noise, "logits", logits)
+    check_some("categorical_sample", logits)
+    check_shapes("categorical_sample", {"logits": logits, "noise": noise})
     # Of a noise of zero it were minus infinity, as that of a forbidden action is.
     gumbel = (-torch.log(-torch.log(noise))).clamp(min=-7.0)
     return (logits + gumbel).argmax(-1)
+
+
+def check_some(function: str, logits: Tensor) -> None:
+    """Refuse a choice among no actions."""
+    check_last(function, "logits", logits)
+    if logits.shape[-1] == 0:
+        raise ValueError(
+            f"{function}: `logits` must be of at least one action, got {list(logits.shape)}"
+        )

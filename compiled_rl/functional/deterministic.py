@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import as_scalar
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.functional.scalars import scalar
+from compiled_rl.kernels.checks import check_last, check_shapes
 
 
 def deterministic_log_prob(
@@ -32,8 +32,12 @@ def deterministic_log_prob(
 
     Reference: Silver et al. 2014, Deterministic Policy Gradient Algorithms, sec. 2.1.
     """
-    check_shape("deterministic_log_prob", "action", action, "param", param)
-    near = ((action - param).abs() <= atol + rtol * param.abs()).all(-1)
+    name = "deterministic_log_prob"
+    check_last(name, "param", param)
+    check_shapes(name, {"param": param, "action": action})
+    absolute = scalar(name, "atol", atol, param, "at least 0")
+    relative = scalar(name, "rtol", rtol, param, "at least 0")
+    near = ((action - param).abs() <= absolute + relative * param.abs()).all(-1)
     certain = torch.zeros_like(param[..., 0])
     return torch.where(near, certain, certain - math.inf)
 
@@ -67,10 +71,9 @@ def smoothed_action(
     Reference: Fujimoto et al. 2018, arXiv:1802.09477, eq. 14.
     """
     owner = "smoothed_action"
-    check_shape(owner, "noise", noise, "action", action)
-    check_shape(owner, "low", low, "action", action)
-    check_shape(owner, "high", high, "action", action)
-    bound = as_scalar(noise_clip, action)
-    added = torch.clamp(as_scalar(policy_noise, action) * noise, min=-bound, max=bound)
+    check_shapes(owner, {"action": action, "noise": noise, "low": low, "high": high})
+    deviation = scalar(owner, "policy_noise", policy_noise, action, "at least 0")
+    bound = scalar(owner, "noise_clip", noise_clip, action, "at least 0")
+    added = torch.clamp(deviation * noise, min=-bound, max=bound)
     # Not `clamp`, whose gradient TorchScript does not hand on to bounds that are tensors.
     return torch.maximum(torch.minimum(action + added, high), low)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from compiled_rl.functional.reduction import count_valid, largest, reduce, variance
-from compiled_rl.functional.scalars import as_scalar, where_valid
-from compiled_rl.kernels.checks import check_mask, check_shape
+from compiled_rl.functional.scalars import scalar, where_valid
+from compiled_rl.kernels.checks import check_floating, check_mask, check_shapes
 
 
 def explained_variance(
@@ -33,7 +33,7 @@ def explained_variance(
 
     Reference: Achen 1982, Interpreting and Using Regression, p. 58 (R squared of the residual).
     """
-    check_shape("explained_variance", "value_target", value_target, "value", value)
+    check_shapes("explained_variance", {"value": value, "value_target": value_target})
     check_mask("explained_variance", mask, "value", value)
     residual = variance((value_target - value).detach(), mask)
     total = variance(value_target.detach(), mask)
@@ -60,6 +60,7 @@ def effective_sample_size(log_ratio: Tensor, mask: Optional[Tensor] = None) -> T
     Reference: Kong 1992, technical report 348, University of Chicago; Martino et al. 2016,
     arXiv:1602.03572, eq. 6.
     """
+    check_floating("effective_sample_size", "log_ratio", log_ratio)
     check_mask("effective_sample_size", mask, "log_ratio", log_ratio)
     dtype = log_ratio.dtype
     count = count_valid(log_ratio, mask)
@@ -87,7 +88,7 @@ def kl_k1(log_prob: Tensor, behavior_log_prob: Tensor) -> Tensor:
 
     Reference: Schulman 2020, Approximating KL Divergence (joschu.net/blog/kl-approx.html).
     """
-    check_shape("kl_k1", "behavior_log_prob", behavior_log_prob, "log_prob", log_prob)
+    check_shapes("kl_k1", {"log_prob": log_prob, "behavior_log_prob": behavior_log_prob})
     return (behavior_log_prob - log_prob).detach()
 
 
@@ -108,7 +109,7 @@ def kl_k3(log_prob: Tensor, behavior_log_prob: Tensor) -> Tensor:
 
     Reference: Schulman 2020, Approximating KL Divergence (joschu.net/blog/kl-approx.html).
     """
-    check_shape("kl_k3", "behavior_log_prob", behavior_log_prob, "log_prob", log_prob)
+    check_shapes("kl_k3", {"log_prob": log_prob, "behavior_log_prob": behavior_log_prob})
     log_ratio = (log_prob - behavior_log_prob).detach()
     return torch.expm1(log_ratio) - log_ratio
 
@@ -136,5 +137,7 @@ def clip_fraction(x: Tensor, low: float, high: float, mask: Optional[Tensor] = N
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7 (what is clipped).
     """
     check_mask("clip_fraction", mask, "x", x)
-    outside = (x < as_scalar(low, x)) | (x > as_scalar(high, x))
+    name = "clip_fraction"
+    check_floating(name, "x", x)
+    outside = (x < scalar(name, "low", low, x)) | (x > scalar(name, "high", high, x))
     return reduce(outside.to(x.dtype), mask, "mean")

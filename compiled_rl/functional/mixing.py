@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import check_device, check_floating, check_last, check_shape
 
 
 def vdn_mix(local_value: Tensor) -> Tensor:
@@ -22,6 +22,7 @@ def vdn_mix(local_value: Tensor) -> Tensor:
 
     Reference: Sunehag et al. 2017, arXiv:1706.05296, eq. 2.
     """
+    check_last("vdn_mix", "local_value", local_value)
     return local_value.sum(-1)
 
 
@@ -57,6 +58,9 @@ def monotonic_mix(
     Reference: Rashid et al. 2018, arXiv:1803.11485, eq. 4 to 6, section 4.1 and figure 2.
     """
     name = "monotonic_mix"
+    check_last(name, "local_value", local_value)
+    check_last(name, "hidden_weight", hidden_weight)
+    check_device(name, "hidden_weight", hidden_weight, "local_value", local_value)
     if hidden_weight.shape[:-1] != local_value.shape:
         raise ValueError(
             f"{name}: `hidden_weight` must have the shape of `local_value` and one axis more, "
@@ -65,6 +69,9 @@ def monotonic_mix(
     check_shape(
         name, "hidden_bias", hidden_bias, "hidden_weight of an agent", hidden_weight[..., 0, :]
     )
+    check_floating(name, "hidden_bias", hidden_bias)
+    check_floating(name, "last_weight", last_weight)
+    check_floating(name, "last_bias", last_bias)
     check_shape(name, "last_weight", last_weight, "hidden_bias", hidden_bias)
     check_shape(name, "last_bias", last_bias, "local_value of an agent", local_value[..., 0])
     # Of so few agents a sum is faster than a product of matrices, and fuses with what is around it.

@@ -14,7 +14,14 @@ from compiled_rl.functional.categorical import (
     categorical_mode,
     categorical_sample,
 )
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import (
+    check_device,
+    check_floating,
+    check_last,
+    check_shape,
+    check_sizes,
+    check_tensor,
+)
 
 
 def multi_categorical_log_prob(action: Tensor, logits: Tensor, nvec: list[int]) -> Tensor:
@@ -37,6 +44,8 @@ def multi_categorical_log_prob(action: Tensor, logits: Tensor, nvec: list[int]) 
     Reference: Tavakoli et al. 2017, arXiv:1711.08946, for one output a dimension.
     """
     parts = _split("multi_categorical_log_prob", logits, nvec)
+    check_tensor("multi_categorical_log_prob", "action", action)
+    check_device("multi_categorical_log_prob", "action", action, "logits", logits)
     indices = list(logits.shape[:-1]) + [len(nvec)]  # noqa: RUF005  (TorchScript has no stars)
     if action.shape == logits.shape:
         actions = torch.split_with_sizes(action, nvec, -1)
@@ -90,6 +99,7 @@ def multi_categorical_kl(logits: Tensor, other_logits: Tensor, nvec: list[int]) 
 
     Reference: Cover and Thomas 2006, Elements of Information Theory, th. 2.5.3.
     """
+    check_floating("multi_categorical_kl", "other_logits", other_logits)
     check_shape("multi_categorical_kl", "other_logits", other_logits, "logits", logits)
     parts = _split("multi_categorical_kl", logits, nvec)
     others = torch.split_with_sizes(other_logits, nvec, -1)
@@ -145,6 +155,8 @@ def multi_categorical_sample(logits: Tensor, noise: Tensor, nvec: list[int]) -> 
 
 def _split(function: str, logits: Tensor, nvec: list[int]) -> list[Tensor]:
     """The logits of each action."""
+    check_last(function, "logits", logits)
+    check_sizes(function, "nvec", nvec)
     if logits.shape[-1] != sum(nvec):
         raise ValueError(
             f"{function}: `logits` must end in the sum of `nvec` {nvec}, got {list(logits.shape)}"

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import check_last, check_shapes
 
 
 def normal_log_prob(action: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ def normal_log_prob(action: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, eq. 2.43.
     """
-    check_shape("normal_log_prob", "action", action, "loc", loc)
-    check_shape("normal_log_prob", "scale", scale, "loc", loc)
+    check_last("normal_log_prob", "loc", loc)
+    check_shapes("normal_log_prob", {"loc": loc, "action": action, "scale": scale})
     density = -((action - loc) / scale).square() / 2 - scale.log() - math.log(2 * math.pi) / 2
     return density.sum(-1)
 
@@ -53,7 +53,8 @@ def normal_entropy(loc: Tensor, scale: Tensor) -> Tensor:
 
     Reference: Cover and Thomas 2006, Elements of Information Theory, th. 8.4.1.
     """
-    check_shape("normal_entropy", "scale", scale, "loc", loc)
+    check_last("normal_entropy", "loc", loc)
+    check_shapes("normal_entropy", {"loc": loc, "scale": scale})
     return (scale.log() + (1 + math.log(2 * math.pi)) / 2).sum(-1)
 
 
@@ -79,9 +80,11 @@ def normal_kl(loc: Tensor, scale: Tensor, other_loc: Tensor, other_scale: Tensor
 
     Reference: Kingma and Welling 2013, arXiv:1312.6114, appendix B, for a general q.
     """
-    check_shape("normal_kl", "scale", scale, "loc", loc)
-    check_shape("normal_kl", "other_loc", other_loc, "loc", loc)
-    check_shape("normal_kl", "other_scale", other_scale, "loc", loc)
+    check_last("normal_kl", "loc", loc)
+    check_shapes(
+        "normal_kl",
+        {"loc": loc, "scale": scale, "other_loc": other_loc, "other_scale": other_scale},
+    )
     ratio = scale / other_scale
     distance = (loc - other_loc) / other_scale
     return ((ratio.square() + distance.square() - 1) / 2 - ratio.log()).sum(-1)
@@ -104,7 +107,7 @@ def normal_mode(loc: Tensor, scale: Tensor) -> Tensor:
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, sec. 2.3.
     """
-    check_shape("normal_mode", "scale", scale, "loc", loc)
+    check_shapes("normal_mode", {"loc": loc, "scale": scale})
     return loc.clone()
 
 
@@ -126,6 +129,5 @@ def normal_sample(loc: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
 
     Reference: Kingma and Welling 2013, arXiv:1312.6114, sec. 2.4.
     """
-    check_shape("normal_sample", "scale", scale, "loc", loc)
-    check_shape("normal_sample", "noise", noise, "loc", loc)
+    check_shapes("normal_sample", {"loc": loc, "scale": scale, "noise": noise})
     return torch.addcmul(loc, scale, noise)

@@ -5,8 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import as_scalar
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.functional.scalars import scalar
+from compiled_rl.kernels.checks import check_number, check_shapes
 
 
 def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
 
     Reference: Williams 1992, Machine Learning 8, eq. 4; Mnih et al. 2016, arXiv:1602.01783, sec. 4.
     """
-    check_shape("policy_gradient", "advantage", advantage, "log_prob", log_prob)
+    check_shapes("policy_gradient", {"log_prob": log_prob, "advantage": advantage})
     return -log_prob * advantage
 
 
@@ -96,9 +96,9 @@ def ppo_kl_penalty(
 
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 8.
     """
-    check_shape("ppo_kl_penalty", "kl", kl, "log_prob", log_prob)
+    check_shapes("ppo_kl_penalty", {"log_prob": log_prob, "kl": kl})
     loss = _surrogate("ppo_kl_penalty", log_prob, behavior_log_prob, advantage, log_weight)
-    return loss + as_scalar(beta, kl) * kl
+    return loss + scalar("ppo_kl_penalty", "beta", beta, kl, "at least 0") * kl
 
 
 def importance_correction(
@@ -130,11 +130,19 @@ def importance_correction(
     Reference: Hilton et al. 2021, arXiv:2110.00641, eq. 4; its PPO-EWMA bounds the ratio so.
     """
     owner = "importance_correction"
-    check_shape(owner, "proximal_log_prob", proximal_log_prob, "log_prob", log_prob)
-    check_shape(owner, "behavior_log_prob", behavior_log_prob, "log_prob", log_prob)
+    check_shapes(
+        owner,
+        {
+            "log_prob": log_prob,
+            "proximal_log_prob": proximal_log_prob,
+            "behavior_log_prob": behavior_log_prob,
+        },
+    )
     weight = proximal_log_prob - behavior_log_prob
     if max_importance_ratio is not None:
-        bound = as_scalar(max_importance_ratio, log_prob).log()
+        bound = scalar(
+            owner, "max_importance_ratio", max_importance_ratio, log_prob, "positive"
+        ).log()
         weight = torch.minimum(weight, bound - (log_prob - proximal_log_prob))
     return weight.detach()
 
@@ -177,15 +185,24 @@ def ppo_clip(
 
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
     """
-    check_shape("ppo_clip", "behavior_log_prob", behavior_log_prob, "log_prob", log_prob)
-    check_shape("ppo_clip", "advantage", advantage, "log_prob", log_prob)
+    _check_surrogate("ppo_clip", log_prob, behavior_log_prob, advantage)
     log_ratio = log_prob - behavior_log_prob
-    low = torch.log1p(-as_scalar(clip_epsilon_low, log_prob))
-    high = torch.log1p(as_scalar(clip_epsilon_high, log_prob))
+    low = scalar("ppo_clip", "clip_epsilon_low", clip_epsilon_low, log_prob, "in [0, 1)")
+    high = scalar("ppo_clip", "clip_epsilon_high", clip_epsilon_high, log_prob, "at least 0")
+    low, high = torch.log1p(-low), torch.log1p(high)
     bounded = torch.where(
         advantage >= 0, torch.minimum(log_ratio, high), torch.maximum(log_ratio, low)
     )
     return -_weighted("ppo_clip", bounded, log_weight).exp() * advantage
+
+
+def _check_surrogate(
+    function: str, log_prob: Tensor, behavior_log_prob: Tensor, advantage: Tensor
+) -> None:
+    check_shapes(
+        function,
+        {"log_prob": log_prob, "behavior_log_prob": behavior_log_prob, "advantage": advantage},
+    )
 
 
 def _surrogate(
@@ -195,15 +212,14 @@ def _surrogate(
     advantage: Tensor,
     log_weight: Optional[Tensor],
 ) -> Tensor:
-    check_shape(function, "behavior_log_prob", behavior_log_prob, "log_prob", log_prob)
-    check_shape(function, "advantage", advantage, "log_prob", log_prob)
+    _check_surrogate(function, log_prob, behavior_log_prob, advantage)
     return -_weighted(function, log_prob - behavior_log_prob, log_weight).exp() * advantage
 
 
 def _weighted(function: str, log_ratio: Tensor, log_weight: Optional[Tensor]) -> Tensor:
     if log_weight is None:
         return log_ratio
-    check_shape(function, "log_weight", log_weight, "log_prob", log_ratio)
+    check_shapes(function, {"log_prob": log_ratio, "log_weight": log_weight})
     return log_ratio + log_weight
 
 
@@ -239,12 +255,13 @@ def value_loss(
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 9; the clip, Engstrom et al. 2020,
     arXiv:2005.12729, sec. 3.
     """
-    check_shape("value_loss", "value_target", value_target, "value", value)
+    check_shapes("value_loss", {"value": value, "value_target": value_target})
+    check_number("value_loss", "clip_value", clip_value, "positive")
     loss = distance_loss(value, value_target, loss_function)
     if old_value is None:
         return loss
-    check_shape("value_loss", "old_value", old_value, "value", value)
-    bound = as_scalar(clip_value, value)
+    check_shapes("value_loss", {"value": value, "old_value": old_value})
+    bound = scalar("value_loss", "clip_value", clip_value, value, "positive")
     clipped = old_value + torch.clamp(value - old_value, min=-bound, max=bound)
     return torch.maximum(loss, distance_loss(clipped, value_target, loss_function))
 
@@ -269,7 +286,7 @@ def distance_loss(value: Tensor, value_target: Tensor, loss_function: str = "l2"
 
     Reference: smooth_l1, Huber 1964 at threshold one.
     """
-    check_shape("distance_loss", "value_target", value_target, "value", value)
+    check_shapes("distance_loss", {"value": value, "value_target": value_target})
     if loss_function == "l2":
         return (value - value_target).square()
     if loss_function == "l1":

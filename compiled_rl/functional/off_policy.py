@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compiled_rl.functional.advantages import AdvantageOutput
 from compiled_rl.functional.returns import lambda_return
-from compiled_rl.functional.scalars import as_scalar, coefficient, where_valid, widened
+from compiled_rl.functional.scalars import as_scalar, coefficient, scalar, where_valid, widened
 from compiled_rl.functional.sequences import bootstrap_value, cuts, following
 from compiled_rl.kernels import fusable, fused, linear_recurrence
 from compiled_rl.kernels.checks import check_steps
@@ -88,8 +88,10 @@ def vtrace(
     trace_decay = coefficient("vtrace", "lmbda", lmbda, reward, mask)
     reward, value = where_valid(mask, reward), where_valid(mask, value)
     log_ratio = _log_ratio(log_prob, behavior_log_prob, mask)
-    rho = bounded_ratio(log_ratio, as_scalar(rho_thresh, reward))
-    trace = trace_decay * bounded_ratio(log_ratio, as_scalar(c_thresh, reward))
+    rho = bounded_ratio(log_ratio, scalar("vtrace", "rho_thresh", rho_thresh, reward, "positive"))
+    trace = trace_decay * bounded_ratio(
+        log_ratio, scalar("vtrace", "c_thresh", c_thresh, reward, "positive")
+    )
     bootstrap = bootstrap_value(next_value, terminated, mask)
     cut = cuts(terminated, done, mask, time_dim)
     delta = rho * (reward + discount * bootstrap - value)

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from compiled_rl.functional.processes import check_whole, over_processes
 from compiled_rl.functional.scalars import as_scalar, at_least_float, where_valid, widened
-from compiled_rl.kernels.checks import check_mask, check_shape
+from compiled_rl.kernels.checks import (
+    check_floating,
+    check_integer,
+    check_mask,
+    check_number,
+    check_shapes,
+)
 
 
 def reduce(
@@ -40,10 +46,11 @@ def reduce(
     Reference: Schaul et al. 2015, arXiv:1511.05952, sec. 3.4, for the weights; the mean over
     valid steps is a convention of masked sequence losses.
     """
+    check_floating("reduce", "x", x)
     check_mask("reduce", mask, "x", x)
     valid = where_valid(mask, x)
     if weight is not None:
-        check_shape("reduce", "weight", weight, "x", x)
+        check_shapes("reduce", {"x": x, "weight": weight})
         weight = where_valid(mask, weight)
         valid = valid * weight
     if reduction == "none":
@@ -102,6 +109,8 @@ def variance(x: Tensor, mask: Optional[Tensor] = None, correction: int = 0) -> T
 
     Reference: Bessel's correction, any textbook of statistics.
     """
+    check_floating("variance", "x", x)
+    check_integer("variance", "correction", correction)
     check_mask("variance", mask, "x", x)
     deviation = where_valid(mask, x - reduce(x, mask, "mean"))
     count = count_valid(x, mask) - correction
@@ -137,6 +146,8 @@ def standardize(
     Reference: Andrychowicz et al. 2020, arXiv:2006.05990, appendix B.7 (per-minibatch
     advantage normalisation).
     """
+    check_floating("standardize", "x", x)
+    check_number("standardize", "floor", floor, "positive")
     check_mask("standardize", mask, "x", x)
     x = where_valid(mask, x)
     dims = _others(x, exclude_dims)
@@ -173,6 +184,14 @@ def _others(x: Tensor, exclude_dims: Optional[list[int]]) -> list[int]:
     """The dimensions of ``x`` that are not excluded."""
     others = list(range(x.dim()))
     if exclude_dims is not None:
+        if not torch.jit.is_scripting():
+            if not isinstance(exclude_dims, list | tuple):
+                raise TypeError(
+                    "standardize: `exclude_dims` must be a list of dimensions, "
+                    f"got a {type(exclude_dims).__name__}"
+                )
+        for dim in exclude_dims:
+            check_integer("standardize", "exclude_dims", dim)
         for dim in exclude_dims:
             if dim < -x.dim() or dim >= x.dim():
                 raise IndexError(

@@ -8,7 +8,7 @@ from torch import Tensor
 from compiled_rl.functional.scalars import coefficient, where_valid, widened
 from compiled_rl.functional.sequences import bootstrap_value, cuts, following
 from compiled_rl.kernels import fusable, fused, linear_recurrence
-from compiled_rl.kernels.checks import check_steps
+from compiled_rl.kernels.checks import check_each_step, check_integer, check_steps
 
 
 def discounted_return(
@@ -84,6 +84,7 @@ def n_step_return(
     """
     tensors = {"reward": reward, "next_value": next_value, "terminated": terminated, "done": done}
     check_steps("n_step_return", tensors, mask, time_dim)
+    check_integer("n_step_return", "n_steps", n_steps)
     discount = coefficient("n_step_return", "gamma", gamma, widened(reward), mask)
     if n_steps < 1:
         raise ValueError(f"n_step_return: `n_steps` must be at least 1, got {n_steps}")
@@ -126,7 +127,7 @@ def td0_return(
     Reference: Sutton 1988, Learning to predict by the methods of temporal differences.
     """
     tensors = {"reward": reward, "next_value": next_value, "terminated": terminated}
-    check_steps("td0_return", tensors, mask, None)
+    check_each_step("td0_return", tensors, mask)
     gained = where_valid(mask, widened(reward))
     discount = coefficient("td0_return", "gamma", gamma, gained, mask)
     result = gained + discount * bootstrap_value(next_value, terminated, mask)

@@ -5,10 +5,26 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import check_floating, check_number, check_shape
 from compiled_rl.kernels.scalars import as_scalar, at_least_float, widened
 
-__all__ = ["as_scalar", "at_least_float", "coefficient", "resolution", "where_valid", "widened"]
+__all__ = [
+    "as_scalar",
+    "at_least_float",
+    "coefficient",
+    "resolution",
+    "scalar",
+    "where_valid",
+    "widened",
+]
+
+
+def scalar(
+    function: str, name: str, value: float, like: Tensor, range_: str = "a number"
+) -> Tensor:
+    """A number, or a 0-d tensor, as ``as_scalar`` makes it; refused as ``check_number`` does it."""
+    check_number(function, name, value, range_)
+    return as_scalar(value, like)
 
 
 def coefficient(
@@ -17,13 +33,15 @@ def coefficient(
     """A discount or a trace decay as a tensor: one for all steps, or one a step.
 
     Raises:
-        ValueError: it has dimensions, and they are not the reward's.
+        TypeError: it is no number.
+        ValueError: it is not in [0, 1], or it has dimensions, and they are not the reward's.
     """
-    x = as_scalar(value, reward)
-    if x.dim() == 0:
-        return x
-    check_shape(function, name, x, "reward", reward)
-    return where_valid(mask, x)
+    if isinstance(value, Tensor):
+        if value.dim() != 0:
+            check_floating(function, name, value)
+            check_shape(function, name, value, "reward", reward)
+            return where_valid(mask, as_scalar(value, reward))
+    return scalar(function, name, value, reward, "in [0, 1]")
 
 
 def where_valid(mask: Optional[Tensor], x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import math
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import as_scalar
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.functional.scalars import scalar
+from compiled_rl.kernels.checks import check_floating, check_shapes
 
 
 def next_beta(
@@ -49,10 +49,13 @@ def next_beta(
 
     Reference: Schulman et al. 2017, arXiv:1707.06347, sec. 4.
     """
-    check_shape("next_beta", "kl", kl, "beta", beta)
-    target = as_scalar(target_kl, kl)
-    raised = torch.where(kl > 1.5 * target, beta * as_scalar(increment, beta), beta)
-    return torch.where(kl < target / 1.5, beta * as_scalar(decrement, beta), raised)
+    name = "next_beta"
+    check_shapes(name, {"beta": beta, "kl": kl})
+    target = scalar(name, "target_kl", target_kl, kl, "positive")
+    more = beta * scalar(name, "increment", increment, beta, "at least 1")
+    less = beta * scalar(name, "decrement", decrement, beta, "in (0, 1]")
+    raised = torch.where(kl > 1.5 * target, more, beta)
+    return torch.where(kl < target / 1.5, less, raised)
 
 
 def kl_adaptive_learning_rate(
@@ -89,12 +92,14 @@ def kl_adaptive_learning_rate(
     Reference: Rudin et al. 2021, arXiv:2109.11978 (in its code, rsl_rl).
     """
     name = "kl_adaptive_learning_rate"
-    check_shape(name, "kl", kl, "learning_rate", learning_rate)
-    target, step = as_scalar(target_kl, kl), as_scalar(factor, learning_rate)
+    check_shapes(name, {"learning_rate": learning_rate, "kl": kl})
+    target = scalar(name, "target_kl", target_kl, kl, "positive")
+    step = scalar(name, "factor", factor, learning_rate, "above 1")
     moved = torch.where(kl > 2 * target, learning_rate / step, learning_rate)
     moved = torch.where((kl > 0) & (kl < target / 2), learning_rate * step, moved)
-    low = as_scalar(min_learning_rate, learning_rate)
-    return torch.clamp(moved, min=low, max=as_scalar(max_learning_rate, learning_rate))
+    low = scalar(name, "min_learning_rate", min_learning_rate, learning_rate, "positive")
+    high = scalar(name, "max_learning_rate", max_learning_rate, learning_rate, "positive")
+    return torch.clamp(moved, min=low, max=high)
 
 
 def linear_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
@@ -113,7 +118,9 @@ def linear_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
     Reference: Mnih et al. 2015, Nature 518:529, extended data table 1 (exploration); composed
     with a warm-up, Goyal et al. 2017, arXiv:1706.02677, sec. 2.2.
     """
-    return torch.lerp(as_scalar(start, fraction), as_scalar(end, fraction), _progress(fraction))
+    done = _progress("linear_schedule", fraction)
+    first = scalar("linear_schedule", "start", start, fraction)
+    return torch.lerp(first, scalar("linear_schedule", "end", end, fraction), done)
 
 
 def exponential_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
@@ -135,8 +142,10 @@ def exponential_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
     Reference: Senior et al. 2013, An empirical study of learning rates in deep neural networks for
     speech recognition (exponential scheduling).
     """
-    done = _progress(fraction)
-    return as_scalar(start, fraction) ** (1 - done) * as_scalar(end, fraction) ** done
+    done = _progress("exponential_schedule", fraction)
+    first = scalar("exponential_schedule", "start", start, fraction, "positive")
+    last = scalar("exponential_schedule", "end", end, fraction, "positive")
+    return first ** (1 - done) * last**done
 
 
 def cosine_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
@@ -154,9 +163,11 @@ def cosine_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
 
     Reference: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, one period.
     """
-    done = (1 - torch.cos(math.pi * _progress(fraction))) / 2
-    return torch.lerp(as_scalar(start, fraction), as_scalar(end, fraction), done)
+    done = (1 - torch.cos(math.pi * _progress("cosine_schedule", fraction))) / 2
+    first = scalar("cosine_schedule", "start", start, fraction)
+    return torch.lerp(first, scalar("cosine_schedule", "end", end, fraction), done)
 
 
-def _progress(fraction: Tensor) -> Tensor:
+def _progress(function: str, fraction: Tensor) -> Tensor:
+    check_floating(function, "fraction", fraction)
     return fraction.clamp(0.0, 1.0)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import as_scalar, where_valid
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.functional.scalars import scalar, where_valid
+from compiled_rl.kernels.checks import check_floating, check_last, check_shape
 
 
 def soft_value(action_value: Tensor, log_prob: Tensor, alpha: float = 1.0) -> Tensor:
@@ -29,9 +29,11 @@ def soft_value(action_value: Tensor, log_prob: Tensor, alpha: float = 1.0) -> Te
     Reference: Haarnoja et al. 2018, arXiv:1801.01290, eq. 3; the minimum, Fujimoto et al. 2018,
     arXiv:1802.09477, eq. 10.
     """
+    _check_critics("soft_value", action_value)
     least = action_value.amin(0)
+    check_floating("soft_value", "log_prob", log_prob)
     check_shape("soft_value", "log_prob", log_prob, "action_value of a critic", least)
-    return least - as_scalar(alpha, log_prob) * log_prob
+    return least - scalar("soft_value", "alpha", alpha, log_prob, "at least 0") * log_prob
 
 
 def categorical_soft_value(action_value: Tensor, logits: Tensor, alpha: float = 1.0) -> Tensor:
@@ -58,6 +60,8 @@ def categorical_soft_value(action_value: Tensor, logits: Tensor, alpha: float = 
     Reference: Christodoulou 2019, arXiv:1910.07207, eq. 10.
     """
     owner = "categorical_soft_value"
+    _check_critics(owner, action_value)
+    check_last(owner, "logits", logits)
     check_shape(owner, "logits", logits, "action_value of a critic", action_value[0])
     log_prob = torch.log_softmax(logits, -1)
     probs = log_prob.exp()
@@ -65,7 +69,9 @@ def categorical_soft_value(action_value: Tensor, logits: Tensor, alpha: float = 
     allowed = probs > 0
     # Selected before the minimum: its gradient would spread a NaN.
     least = where_valid(allowed, action_value).amin(0)
-    each = least - as_scalar(alpha, logits) * where_valid(allowed, log_prob)
+    each = least - scalar(owner, "alpha", alpha, logits, "at least 0") * where_valid(
+        allowed, log_prob
+    )
     return (probs * each).sum(-1)
 
 
@@ -88,5 +94,17 @@ def temperature_loss(log_prob: Tensor, log_alpha: float, target_entropy: float) 
 
     Reference: Haarnoja et al. 2018, arXiv:1812.05905, eq. 18.
     """
-    excess = log_prob.detach() + as_scalar(target_entropy, log_prob)
-    return -as_scalar(log_alpha, log_prob) * excess
+    owner = "temperature_loss"
+    check_floating(owner, "log_prob", log_prob)
+    excess = log_prob.detach() + scalar(owner, "target_entropy", target_entropy, log_prob)
+    return -scalar(owner, "log_alpha", log_alpha, log_prob) * excess
+
+
+def _check_critics(function: str, action_value: Tensor) -> None:
+    """At least one critic, first."""
+    check_last(function, "action_value", action_value)
+    if action_value.shape[0] == 0:
+        raise ValueError(
+            f"{function}: `action_value` must be of at least one critic, "
+            f"got {list(action_value.shape)}"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compiled_rl.functional.normal import normal_log_prob, normal_sample
 from compiled_rl.functional.scalars import resolution
-from compiled_rl.kernels.checks import check_shapes
+from compiled_rl.kernels.checks import check_last, check_shapes
 
 
 class SampleOutput(NamedTuple):
@@ -48,6 +48,7 @@ def tanh_normal_log_prob(
 
     Reference: Haarnoja et al. 2018, arXiv:1801.01290, appendix C.
     """
+    check_last("tanh_normal_log_prob", "loc", loc)
     check_shapes(
         "tanh_normal_log_prob",
         {"loc": loc, "action": action, "scale": scale, "low": low, "high": high},
@@ -136,6 +137,7 @@ def tanh_normal_sample_with_log_prob(
 
     Reference: Haarnoja et al. 2018, arXiv:1812.05905, appendix C.
     """
+    check_last("tanh_normal_sample_with_log_prob", "loc", loc)
     check_shapes(
         "tanh_normal_sample_with_log_prob",
         {"loc": loc, "scale": scale, "noise": noise, "low": low, "high": high},

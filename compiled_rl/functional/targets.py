@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import as_scalar
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.functional.scalars import as_scalar, scalar
+from compiled_rl.kernels.checks import check_like, check_number
 
 
 def soft_update(target: Tensor, source: Tensor, tau: float) -> Tensor:
@@ -23,14 +23,14 @@ def soft_update(target: Tensor, source: Tensor, tau: float) -> Tensor:
         ``[*B]``.
 
     Raises:
-        ValueError: the tensors' shapes differ.
+        ValueError: the tensors' shapes or dtypes differ.
 
     Reference: Lillicrap et al. 2015, arXiv:1509.02971, algorithm 1.
     """
-    check_shape("soft_update", "source", source, "target", target)
+    check_like("soft_update", "source", source, "target", target)
     if not (target.is_floating_point() or target.is_complex()):
         return source.clone()
-    return torch.lerp(target, source, as_scalar(tau, target))
+    return torch.lerp(target, source, scalar("soft_update", "tau", tau, target, "in [0, 1]"))
 
 
 def hard_update(target: Tensor, source: Tensor, counter: float, interval: float) -> Tensor:
@@ -51,10 +51,14 @@ def hard_update(target: Tensor, source: Tensor, counter: float, interval: float)
         ``[*B]``.
 
     Raises:
-        ValueError: the tensors' shapes differ.
+        ValueError: the tensors' shapes or dtypes differ.
 
     Reference: Mnih et al. 2015, Nature 518:529, algorithm 1.
     """
-    check_shape("hard_update", "source", source, "target", target)
+    check_like("hard_update", "source", source, "target", target)
     # The difference first: in half precision 999 is 1000, but only a zero is zero.
-    return torch.where(as_scalar(counter - interval, target) == 0, source, target)
+    check_number("hard_update", "counter", counter)
+    check_number("hard_update", "interval", interval)
+    # Nor in integers, where 256 may be zero.
+    like = target if target.is_floating_point() else torch.zeros([], device=target.device)
+    return torch.where(as_scalar(counter - interval, like) == 0, source, target)

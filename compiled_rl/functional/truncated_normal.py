@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compiled_rl.functional.normal import normal_log_prob
 from compiled_rl.functional.scalars import resolution
-from compiled_rl.kernels.checks import check_shapes
+from compiled_rl.kernels.checks import check_last, check_shapes
 
 
 def truncated_normal_log_prob(
@@ -41,6 +41,7 @@ def truncated_normal_log_prob(
 
     Reference: Burkardt 2014, The Truncated Normal Distribution, sec. 3.1.
     """
+    check_last("truncated_normal_log_prob", "loc", loc)
     check_shapes(
         "truncated_normal_log_prob",
         {"loc": loc, "action": action, "scale": scale, "low": low, "high": high},
@@ -74,6 +75,7 @@ def truncated_normal_entropy(loc: Tensor, scale: Tensor, low: Tensor, high: Tens
 
     Reference: Burkardt 2014, The Truncated Normal Distribution, sec. 3.
     """
+    check_last("truncated_normal_entropy", "loc", loc)
     check_shapes("truncated_normal_entropy", {"loc": loc, "scale": scale, "low": low, "high": high})
     margin = _margin(loc)
     scale = scale.clamp(min=margin)

@@ -112,6 +112,8 @@ def fusable(
             given = (*given, x)
     gradients, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
     for x in given:
+        if not isinstance(x, Tensor):
+            return False  # it is refused with the tensors that are none
         if gradients and x.requires_grad:
             return False
         # A negated view holds the numbers without their sign.

@@ -6,7 +6,14 @@ from typing import Optional
 
 from torch import Tensor
 
-from compiled_rl.kernels.checks import check_steps
+from compiled_rl.kernels.checks import check_number, check_steps
+
+RANGES = {
+    "gamma": "in [0, 1]",
+    "lmbda": "in [0, 1]",
+    "rho_thresh": "positive",
+    "c_thresh": "positive",
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,7 @@ class Kernel:
         """What its loops rely on when they read memory."""
         check_steps(self.name, dict(zip(self.inputs, tensors, strict=True)), mask, time_dim)
         for name, x in zip(self.scalars, scalars, strict=True):
-            if isinstance(x, Tensor) and x.dim() != 0:
-                raise ValueError(f"{self.name}: `{name}` must be 0-d, got {list(x.shape)}")
+            check_number(self.name, name, x, RANGES[name])  # type: ignore[arg-type]
 
 
 _STEPS = ("reward", "value", "next_value")

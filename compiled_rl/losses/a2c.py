@@ -66,7 +66,7 @@ class A2CLoss(A2CParts, ActorCriticLoss):
         super().__init__(
             actor_network,
             critic_network,
-            entropy_bonus=entropy_bonus and not off,
+            entropy_bonus=False if off else entropy_bonus,
             clip_value=clip_value,
             **options,
         )

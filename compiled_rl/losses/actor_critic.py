@@ -11,19 +11,19 @@ from compiled_rl.adapters.fields import joined
 from compiled_rl.adapters.policy import Head, joint_log_prob, one_or_several
 from compiled_rl.estimators import ValueEstimators
 from compiled_rl.functional import clip_fraction, explained_variance, reduce, value_loss
-from compiled_rl.kernels.checks import check_shape
+from compiled_rl.kernels.checks import check_floating, check_shape
 from compiled_rl.losses.arguments import (
     NOT_GIVEN,
     by_head,
     check_actor,
     check_clip_value,
-    check_count,
     check_distance,
     one_spelling,
 )
 from compiled_rl.losses.declared import DeclaredLoss
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.norms import check_norm, learn
+from compiled_rl.modules.arguments import as_device, check_count, check_flags
 
 _FOR_THE_ESTIMATOR = ("reward", "done", "terminated")
 
@@ -199,11 +199,18 @@ class ActorCriticLoss(DeclaredLoss):
         # Outside the module tree: its modules are those of `actor_network` already.
         object.__setattr__(self, "_actor", PlainPolicy(self.actor_network))
         self.loss_critic_type = check_distance(name, loss_critic_type)
+        check_flags(
+            name,
+            entropy_bonus=entropy_bonus,
+            separate_losses=separate_losses,
+            functional=functional,
+        )
         self.entropy_bonus = entropy_bonus
         self.samples_mc_entropy = check_count(name, "samples_mc_entropy", samples_mc_entropy)
         self.separate_losses = separate_losses
         self.functional = functional
-        self._device = _device_of(self.actor_network) if device is None else device
+        chosen = as_device(name, "device", device)
+        self._device = _device_of(self.actor_network) if chosen is None else chosen
         self._register_entropy(
             one_spelling(name, None, entropy_coeff=entropy_coeff, entropy_coef=entropy_coef)
         )
@@ -326,6 +333,7 @@ class ActorCriticLoss(DeclaredLoss):
         """The recorded log-probability of the action, of the shape of that now."""
         recorded = self.require_each_recorded(data, "sample_log_prob")
         joint = joint_log_prob(recorded, self.require_each(data, "action"), log_prob)
+        check_floating(self.name, "sample_log_prob", joint)
         check_shape(self.name, "sample_log_prob", joint, "log_prob", log_prob)
         return joint
 
@@ -436,8 +444,9 @@ class ActorCriticLoss(DeclaredLoss):
         if self.clip_value is None or steps.old_value is None:
             loss = value_loss(value, target, loss_function=kind)
         else:
-            bound, moved = self.clip_value, value.detach() - steps.old_value
+            bound = self.clip_value
             loss = value_loss(value, target, steps.old_value, bound, kind)
+            moved = value.detach() - steps.old_value
             outputs["value_clip_fraction"] = clip_fraction(moved, -bound, bound, mask)
         outputs[self.critic_output] = reduce(weight * loss, mask, reduction)
         return outputs

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, Optional
 
 from torch import Tensor, nn
 
 from compiled_rl.adapters import Key, keyword
 from compiled_rl.adapters.fields import suffixed
+from compiled_rl.modules.coefficients import check_coefficient
 
 NOT_GIVEN: Any = object()  # where None is a value
 
@@ -64,21 +64,11 @@ def by_head(
     return found
 
 
-def check_count(owner: str, argument: str, count: Any) -> int:
-    """A number of samples or of actions, NumPy's too."""
-    if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-        raise ValueError(f"{owner}: `{argument}` must be an integer of at least 1, got {count!r}")
-    return int(count)
-
-
 def check_range(
     owner: str, argument: str, value: Any, range_: str, fits: Callable[[float], bool]
 ) -> None:
     """A number, or a tensor of one."""
-    number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
-    if not number or (isinstance(value, Tensor) and value.dim()):
-        got = list(value.shape) if isinstance(value, Tensor) else repr(value)
-        raise ValueError(f"{owner}: `{argument}` must be a float or a 0-d tensor, got {got}")
+    check_coefficient(owner, argument, value)
     on_meta = isinstance(value, Tensor) and value.is_meta
     if not on_meta and not fits(float(value)):
         raise ValueError(f"{owner}: `{argument}` must be {range_}, got {float(value):g}")

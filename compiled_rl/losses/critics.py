@@ -6,8 +6,8 @@ from typing import Any
 from torch import Size, nn
 
 from compiled_rl.adapters import Data, Key
-from compiled_rl.losses.arguments import check_count
 from compiled_rl.modules import Ensemble
+from compiled_rl.modules.arguments import check_count
 from compiled_rl.modules.targets import check_called
 
 

@@ -20,6 +20,7 @@ from compiled_rl.losses.off_policy import (
     squared_error,
 )
 from compiled_rl.losses.parts import DDPGParts
+from compiled_rl.modules.arguments import check_flags
 
 
 class DDPGLoss(DDPGParts, OffPolicyLoss):
@@ -91,6 +92,12 @@ class DDPGLoss(DDPGParts, OffPolicyLoss):
     ) -> None:
         check_options(type(self).__name__, options, OffPolicyOptions)
         super().__init__(**options)
+        check_flags(
+            self.name,
+            delay_actor=delay_actor,
+            delay_value=delay_value,
+            separate_losses=separate_losses,
+        )
         self.actor_network = self.check_network("actor_network", actor_network)
         self.value_network = self.check_network("value_network", value_network)
         self.delay_actor, self.delay_value = delay_actor, delay_value

@@ -19,6 +19,7 @@ from compiled_rl.adapters.dispatch import TIME, by_position, is_tensordict
 from compiled_rl.adapters.masks import beside
 from compiled_rl.estimators import ValueEstimatorBase
 from compiled_rl.estimators.axes import time_of
+from compiled_rl.kernels.checks import check_floating
 from compiled_rl.losses.base import LossModule
 
 
@@ -233,6 +234,8 @@ class DeclaredLoss(KeyedModule, LossModule):
                 f"got {list(shape)}"
             )
         for name, x in tensors.items():
+            if name not in ("terminated", "done"):
+                check_floating(self.name, name, x)
             if x.shape != shape:
                 raise ValueError(
                     f"{self.name}: `{name}` must have the shape of `{first}`, "
@@ -243,7 +246,7 @@ class DeclaredLoss(KeyedModule, LossModule):
     def _align_mask(self, key: Key, mask: Tensor, batch: Size) -> Tensor:
         if mask.shape == (*batch, 1):
             mask = mask.squeeze(-1)
-        if mask.shape != batch[: mask.dim()]:
+        if mask.shape != batch[: mask.dim()] or (mask.dim() == 0 and len(batch) > 0):
             raise ValueError(
                 f"{self.name}: the mask {key!r} must be of shape {list(batch)} or {[*batch, 1]}, "
                 f"got {list(mask.shape)}"

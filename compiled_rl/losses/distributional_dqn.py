@@ -22,6 +22,7 @@ from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.off_policy import TD_ERROR
 from compiled_rl.losses.q_network import INPUTS, QNetworkLoss
 from compiled_rl.modules import Categorical, ExpectedActionValue
+from compiled_rl.modules.arguments import check_flags
 from compiled_rl.modules.coefficients import holds
 
 
@@ -81,6 +82,7 @@ class DistributionalDQNLoss(QNetworkLoss):
         use_prioritized_weights: bool | Literal["auto"] = "auto",
         priority_key: Optional[Key] = None,
     ) -> None:
+        check_flags(type(self).__name__, delay_value=delay_value)
         super().__init__(
             value_network,
             action_space=action_space,

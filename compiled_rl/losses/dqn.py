@@ -11,6 +11,7 @@ from compiled_rl.losses.action_values import FITTED
 from compiled_rl.losses.arguments import check_options
 from compiled_rl.losses.off_policy import OffPolicyOptions
 from compiled_rl.losses.q_network import INPUTS, QNetworkLoss
+from compiled_rl.modules.arguments import check_flags
 
 
 class DQNLoss(QNetworkLoss):
@@ -57,6 +58,7 @@ class DQNLoss(QNetworkLoss):
         **options: Unpack[OffPolicyOptions],
     ) -> None:
         check_options(type(self).__name__, options, OffPolicyOptions)
+        check_flags(type(self).__name__, delay_value=delay_value, double_dqn=double_dqn)
         super().__init__(
             value_network, action_space=action_space, delay_value=delay_value, **options
         )

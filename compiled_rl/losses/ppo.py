@@ -23,6 +23,7 @@ from compiled_rl.losses.actor_critic import (
 from compiled_rl.losses.arguments import check_options, check_range
 from compiled_rl.losses.parts import ExplainedCriticPart
 from compiled_rl.modules import frozen_copy
+from compiled_rl.modules.arguments import check_flags
 
 CRITIC = (
     Field("loss_critic", "loss_critic", "output", "[]", "weighted value loss"),
@@ -142,7 +143,8 @@ class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
     ) -> None:
         check_options(type(self).__name__, options, EntropyOptions)
         for name in ("critic_coeff", "critic_coef"):
-            if options.get(name) == 0:
+            weight = options.get(name)
+            if isinstance(weight, float | int | Tensor) and not torch.as_tensor(weight).any():
                 options[name] = None
         networks = (actor_network, critic_network)
         super().__init__(*networks, clip_value=clip_value, entropy_bonus=entropy_bonus, **options)
@@ -150,6 +152,12 @@ class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
             raise ValueError(
                 f"{self.name}: `advantage_norm` must be None with `normalize_advantage`, got both"
             )
+        check_flags(
+            self.name,
+            normalize_advantage=normalize_advantage,
+            log_explained_variance=log_explained_variance,
+            delay_actor=delay_actor,
+        )
         self.normalize_advantage = normalize_advantage
         self.normalize_advantage_exclude_dims = _dims(self.name, normalize_advantage_exclude_dims)
         self.log_explained_variance = log_explained_variance
@@ -218,7 +226,10 @@ class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
 
 
 def _dims(owner: str, dims: Any) -> tuple[int, ...]:
-    if not (isinstance(dims, Sequence) and all(isinstance(dim, int) for dim in dims)):
+    whole = isinstance(dims, Sequence) and all(
+        isinstance(dim, int) and not isinstance(dim, bool) for dim in dims
+    )
+    if not whole or isinstance(dims, str):
         raise TypeError(
             f"{owner}: `normalize_advantage_exclude_dims` must be a sequence of dimensions, "
             f"got {dims!r}"

@@ -10,7 +10,7 @@ from compiled_rl.functional import next_beta, ppo_kl_penalty, reduce
 from compiled_rl.functional.reduction import count_valid
 from compiled_rl.kernels.checks import check_shape
 from compiled_rl.losses.actor_critic import ENTROPY, INPUTS, Steps
-from compiled_rl.losses.arguments import check_count, check_range
+from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.ppo import (
     CRITIC,
     KL_APPROX,
@@ -19,6 +19,7 @@ from compiled_rl.losses.ppo import (
     PPOOptions,
     Ratio,
 )
+from compiled_rl.modules.arguments import check_count, check_flags
 
 _KL_OF_SOME = "kl_of_some"  # for the rule alone: NaN if no step is valid
 
@@ -103,6 +104,7 @@ class KLPENPPOLoss(PPOLoss):
         super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
         self._actor.check_recordable(name)
         self.samples_mc_kl = check_count(name, "samples_mc_kl", samples_mc_kl)
+        check_flags(name, adapt_beta=adapt_beta)
         self.adapt_beta = adapt_beta
         rule = {"dtarg": dtarg, "increment": increment, "decrement": decrement}
         for coefficient, x in {"beta": beta, **rule}.items():

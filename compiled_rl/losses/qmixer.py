@@ -13,6 +13,7 @@ from compiled_rl.kernels.checks import check_flag, check_shape
 from compiled_rl.losses.action_values import FITTED, ActionValueLoss
 from compiled_rl.losses.arguments import check_options
 from compiled_rl.losses.off_policy import TRANSITION, OffPolicyOptions
+from compiled_rl.modules.arguments import check_flags
 
 _OBSERVATION: Key = ("agents", "observation")
 
@@ -102,6 +103,7 @@ class QMixerLoss(ActionValueLoss):
     ) -> None:
         check_options(type(self).__name__, options, OffPolicyOptions)
         super().__init__(**options)
+        check_flags(self.name, delay_value=delay_value, double_q=double_q)
         local = self.check_network("local_value_network", local_value_network)
         self.local_value_network = self.take_network(local, action_space)
         self.mixer_network = self.check_network("mixer_network", mixer_network)

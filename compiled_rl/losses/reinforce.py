@@ -10,6 +10,7 @@ from compiled_rl.losses.actor_critic import INPUTS, ActorCriticLoss, ActorCritic
 from compiled_rl.losses.arguments import check_options
 from compiled_rl.losses.parts import CriticPart
 from compiled_rl.modules import frozen_copy
+from compiled_rl.modules.arguments import check_flags
 
 
 class ReinforceLoss(CriticPart, ActorCriticLoss):
@@ -59,6 +60,7 @@ class ReinforceLoss(CriticPart, ActorCriticLoss):
     ) -> None:
         check_options(type(self).__name__, options, ActorCriticOptions)
         super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
+        check_flags(self.name, delay_value=delay_value)
         self.delay_value = delay_value
         if delay_value:
             if self.critic_network is None:

@@ -16,6 +16,7 @@ from compiled_rl.losses.off_policy import ACTION, ACTION_VALUE, TRANSITION
 from compiled_rl.losses.parts import SACParts
 from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
 from compiled_rl.losses.temperature import automatic
+from compiled_rl.modules.arguments import check_flags
 
 
 class SACLoss(SACParts, SoftLoss):
@@ -97,11 +98,12 @@ class SACLoss(SACParts, SoftLoss):
         check_options(owner, options, SoftOptions)
         actor = PlainActor(check_actor(owner, actor_network))
         _check_reparametrized(owner, actor)
-        if target_entropy == "auto":
+        if isinstance(target_entropy, str) and target_entropy == "auto":
             count = action_dimensions(actor.network, actor.heads, action_spec)
             target_entropy = automatic(owner, "action_spec", count, lambda n: -n)
         elsewhere = [x for x in (actor_network, value_network) if x is not None]
         super().__init__(actor, elsewhere, qvalue_network, target_entropy=target_entropy, **options)
+        check_flags(self.name, delay_actor=delay_actor, delay_value=delay_value)
         self.delay_actor, self.delay_value = delay_actor, delay_value
         self.delay("actor_network", delay_actor)
         given = value_network is not None

@@ -13,6 +13,7 @@ from compiled_rl.losses.critics import ensemble_of
 from compiled_rl.losses.off_policy import TD_ERROR, OffPolicyLoss, OffPolicyOptions
 from compiled_rl.losses.temperature import Temperature
 from compiled_rl.modules import Ensemble
+from compiled_rl.modules.arguments import check_flags
 
 OUTPUTS = (
     Field("loss_actor", "loss_actor", "output", "[]", "the policy's loss"),
@@ -108,6 +109,14 @@ class SoftLoss(Temperature, OffPolicyLoss):
                 f"{self.name}: `scalar_output_mode` must be None, 'exclude' or 'non_tensor', "
                 f"got {scalar_output_mode!r}"
             )
+        check_flags(
+            self.name,
+            fixed_alpha=fixed_alpha,
+            delay_qvalue=delay_qvalue,
+            separate_losses=separate_losses,
+            skip_done_states=skip_done_states,
+            deactivate_vmap=deactivate_vmap,
+        )
         self.scalar_output_mode = scalar_output_mode
         self.actor_network = actor.network
         elsewhere = elsewhere if separate_losses else ()

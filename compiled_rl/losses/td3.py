@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Optional, Unpack
 
+import numpy as np
 import torch
 from torch import Generator, Size, Tensor, nn
 
@@ -21,6 +22,7 @@ from compiled_rl.losses.off_policy import (
     OffPolicyOptions,
 )
 from compiled_rl.losses.parts import TD3Parts
+from compiled_rl.modules.arguments import check_flags
 from compiled_rl.modules.coefficients import holds
 from compiled_rl.modules.families.base import normal_like
 
@@ -127,6 +129,13 @@ class TD3Loss(TD3Parts, OffPolicyLoss):
         check_options(name, options, OffPolicyOptions)
         options = {"loss_function": "smooth_l1", **options}
         super().__init__(**options)
+        check_flags(
+            name,
+            delay_actor=delay_actor,
+            delay_qvalue=delay_qvalue,
+            separate_losses=separate_losses,
+            deactivate_vmap=deactivate_vmap,
+        )
         self.actor_network = self.check_network("actor_network", actor_network)
         elsewhere = [self.actor_network] if separate_losses else []
         self.qvalue_network = ensemble_of(name, qvalue_network, num_qvalue_nets, elsewhere)
@@ -153,6 +162,11 @@ class TD3Loss(TD3Parts, OffPolicyLoss):
         found = bounds if spec is None else action_bounds(spec, self.tensor_keys["action"])
         if found is None:
             raise ValueError(f"{self.name}: `action_spec` must be bounded, got {spec!r}")
+        for x in found:
+            if not isinstance(x, float | int | Tensor | np.ndarray) or isinstance(x, bool):
+                raise TypeError(
+                    f"{self.name}: `bounds` must be numbers or tensors, got a {type(x).__name__}"
+                )
         like = next(self.actor_network.parameters(), torch.zeros(()))
         low, high = [torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in found]
         if max(low.dim(), high.dim()) > 1 or (low.dim() == high.dim() and low.shape != high.shape):

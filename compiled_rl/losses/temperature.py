@@ -113,7 +113,11 @@ def _clipped(x: Tensor, low: Optional[Tensor], high: Optional[Tensor]) -> Tensor
 
 def _bound(owner: str, argument: str, alpha: Optional[float]) -> Optional[Tensor]:
     """The logarithm of a bound; None for none. A temperature is above zero without a bound."""
-    if alpha is None or (argument == "min_alpha" and alpha == 0):
+    if alpha is None:
         return None
+    if argument == "min_alpha":
+        check_range(owner, argument, alpha, "at least 0", lambda x: x >= 0)
+        if alpha == 0:
+            return None
     check_range(owner, argument, alpha, "positive", lambda x: x > 0)
     return torch.as_tensor(alpha, dtype=torch.get_default_dtype()).log()

@@ -26,10 +26,7 @@ class CoefficientModule(nn.Module):
         if value is None:
             self.register_buffer(name, None)
             return
-        if isinstance(value, bool) or not isinstance(value, Real | Tensor):
-            raise ValueError(_not_a_scalar(self, name, value))
-        if isinstance(value, Tensor) and value.dim():
-            raise ValueError(_not_a_scalar(self, name, value))
+        check_coefficient(type(self).__name__, name, value)
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         elif isinstance(value, Tensor) and value.requires_grad:
@@ -47,6 +44,7 @@ class CoefficientModule(nn.Module):
                 f"{type(self).__name__}: `{name}` is given or None from the start, got {value!r}"
             )
         elif isinstance(value, Real) or _is_number(value):
+            check_coefficient(type(self).__name__, name, value)
             with torch.no_grad():  # what is learned takes a number, too
                 held[name].copy_(torch.as_tensor(value, dtype=held[name].dtype))
         else:
@@ -69,6 +67,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad
 
 
-def _not_a_scalar(owner: nn.Module, name: str, value: Any) -> str:
-    got = list(value.shape) if isinstance(value, Tensor) else repr(value)
-    return f"{type(owner).__name__}: `{name}` must be a float or a 0-d tensor, got {got}"
+def check_coefficient(owner: str, name: str, value: Any) -> None:
+    """Refuse what is neither a number, of which NaN is none, nor a 0-d tensor of one."""
+    number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
+    if isinstance(value, Tensor):
+        number = value.dim() == 0 and value.dtype != torch.bool and not value.is_complex()
+    if not number:
+        got = (
+            f"{value.dtype} of shape {list(value.shape)}"
+            if isinstance(value, Tensor)
+            else repr(value)
+        )
+        raise ValueError(f"{owner}: `{name}` must be a float or a 0-d tensor, got {got}")
+    if not isinstance(value, Tensor) and value != value:
+        raise ValueError(f"{owner}: `{name}` must be a number, got {value}")

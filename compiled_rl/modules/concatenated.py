@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.kernels.checks import check_floating
+from compiled_rl.modules.arguments import check_module
+
 
 class Concatenated(nn.Module):
     """A network of several observations, put side by side along their last axis.
@@ -21,8 +24,10 @@ class Concatenated(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = check_module("Concatenated", "network", network)
 
     def forward(self, *observations: Tensor) -> Any:
         """What the network returns."""
+        for x in observations:
+            check_floating("Concatenated", "observations", x)
         return self.network(torch.cat(observations, -1))

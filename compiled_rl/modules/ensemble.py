@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.modules.arguments import check_module
 from compiled_rl.modules.calls import call_with, deep_copy, filled, holds_tensordict, slots_of
 
 
@@ -33,8 +34,9 @@ class Ensemble(nn.Module):
 
     def __init__(self, networks: Sequence[nn.Module], shared: Sequence[nn.Parameter] = ()) -> None:
         super().__init__()
-        self.size = len(networks)
         _check(networks)
+        _check_shared(shared)
+        self.size = len(networks)
         self.network = deep_copy(networks[0], {p: p for p in shared})
         self._stack(networks, set(shared))
         self._slots = slots_of(self.network)
@@ -141,9 +143,19 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return nn.Parameter(stack, requires_grad=first.requires_grad)
 
 
+def _check_shared(shared: Sequence[nn.Parameter]) -> None:
+    if not isinstance(shared, Iterable) or not all(isinstance(x, nn.Parameter) for x in shared):
+        raise TypeError(f"Ensemble: `shared` must be parameters, got {shared!r}")
+
+
 def _check(networks: Sequence[nn.Module]) -> None:
+    if not isinstance(networks, Sequence | nn.ModuleList):
+        got = f"a {type(networks).__name__}"
+        raise TypeError(f"Ensemble: `networks` must be a sequence of modules, got {got}")
     if not networks:
         raise ValueError("Ensemble: `networks` must be at least one, got none")
+    for network in networks:
+        check_module("Ensemble", "networks", network)
     first = _described(networks[0])
     for k, network in enumerate(networks):
         differing = sorted(set(_described(network)) ^ set(first))

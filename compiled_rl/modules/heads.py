@@ -1,8 +1,11 @@
 """Last layers: from features to a distribution's parameters, to a value, to actuator units."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.kernels.checks import check_device, check_last, check_number, check_tensor
+from compiled_rl.modules.arguments import check_count, check_features, check_tail
 from compiled_rl.modules.coefficients import holds
 
 
@@ -21,10 +24,12 @@ class StateDependentScale(nn.Module):
 
     def __init__(self, min_scale: float = 1e-4) -> None:
         super().__init__()
+        check_number("StateDependentScale", "min_scale", min_scale, "positive")
         self.min_scale = min_scale
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """``[*B, 2 A]`` to ``loc`` and ``scale``, both ``[*B, A]``."""
+        check_last("StateDependentScale", "features", features)
         if features.shape[-1] % 2:
             raise ValueError(
                 "StateDependentScale: `features` must have an even last axis, "
@@ -48,19 +53,14 @@ class StateIndependentScale(nn.Module):
 
     def __init__(self, action_dim: int, initial_scale: float = 1.0) -> None:
         super().__init__()
-        if not initial_scale > 0:
-            raise ValueError(
-                f"StateIndependentScale: `initial_scale` must be positive, got {initial_scale}"
-            )
-        self.log_scale = nn.Parameter(torch.full((action_dim,), initial_scale).log())
+        action_dim = check_count("StateIndependentScale", "action_dim", action_dim)
+        check_number("StateIndependentScale", "initial_scale", initial_scale, "positive")
+        self.log_scale = nn.Parameter(torch.full((action_dim,), float(initial_scale)).log())
 
     def forward(self, loc: Tensor) -> tuple[Tensor, Tensor]:
         """``loc`` ``[*B, A]`` to ``loc`` and ``scale``, both ``[*B, A]``."""
-        if loc.shape[-1:] != self.log_scale.shape:
-            raise ValueError(
-                f"StateIndependentScale: `loc` must end in {list(self.log_scale.shape)}, "
-                f"got {list(loc.shape)}"
-            )
+        tail = list(self.log_scale.shape)
+        check_tail("StateIndependentScale", "loc", loc, tail, "log_scale", self.log_scale)
         return loc, self.log_scale.exp().expand_as(loc)
 
 
@@ -77,10 +77,12 @@ class ValueHead(nn.Module):
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, 1)
+        self.linear = nn.Linear(check_count("ValueHead", "in_features", in_features), 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """``[*B, in_features]`` to ``[*B]``."""
+        weight = self.linear.weight
+        check_features("ValueHead", "features", features, self.linear.in_features, weight)
         value: Tensor = self.linear(features).squeeze(-1)
         return value
 
@@ -103,8 +105,8 @@ class ActionRescaler(nn.Module):
 
     def __init__(self, low: Tensor, high: Tensor) -> None:
         super().__init__()
-        low = torch.as_tensor(low, dtype=torch.float32)
-        high = torch.as_tensor(high, dtype=torch.float32)
+        low, high = _bound("low", low), _bound("high", high)
+        check_device("ActionRescaler", "high", high, "low", low)
         if low.shape != high.shape or not holds((low < high) & (high - low).isfinite()):
             raise ValueError(
                 "ActionRescaler: `low` and `high` must be finite, of one shape, and ordered, "
@@ -115,4 +117,13 @@ class ActionRescaler(nn.Module):
 
     def forward(self, action: Tensor) -> Tensor:
         """``[*B, A]`` in [-1, 1] to ``[*B, A]`` in actuator units; what is outside is clipped."""
+        check_tail("ActionRescaler", "action", action, list(self.low.shape), "low", self.low)
         return self.low + (action.clamp(-1.0, 1.0) + 1) / 2 * (self.high - self.low)
+
+
+def _bound(name: str, bound: Tensor) -> Tensor:
+    """A bound in float32; numbers of a list or an array are taken, too."""
+    if isinstance(bound, list | tuple | np.ndarray):
+        bound = torch.as_tensor(bound)
+    check_tensor("ActionRescaler", name, bound)
+    return bound.to(torch.float32)

@@ -5,6 +5,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.kernels.checks import check_device, check_tensor
+from compiled_rl.modules.arguments import check_count, check_like_features, check_starts
 from compiled_rl.modules.recurrent import GRU
 
 State = tuple[Tensor, ...]
@@ -28,9 +30,7 @@ class FrameStack(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"FrameStack: `size` must be at least 1, got {size}")
-        self.size = size
+        self.size = check_count("FrameStack", "size", size)
 
     def forward(
         self, observation: Tensor, frames: Tensor, is_init: Optional[Tensor] = None
@@ -45,6 +45,11 @@ class FrameStack(nn.Module):
         Raises:
             ValueError: ``frames`` or ``is_init`` does not fit.
         """
+        check_tensor("FrameStack", "observation", observation)
+        check_tensor("FrameStack", "frames", frames)
+        check_device("FrameStack", "frames", frames, "observation", observation)
+        if observation.dim() == 0:
+            raise ValueError("FrameStack: `observation` must have a batch axis, got a 0-d tensor")
         newest = observation.unsqueeze(1)
         if frames.shape != (newest.shape[0], self.size, *newest.shape[2:]):
             expected = [observation.shape[0], self.size, *observation.shape[1:]]
@@ -109,12 +114,25 @@ def remember(
     if isinstance(memory, FrameStack):
         frames = memory(features, *state, is_init)
         return frames, (frames,)
+    _check_state(memory, features, state)
     if is_init is not None:
         state = tuple(torch.where(_rows(type(memory).__name__, is_init, x), 0.0, x) for x in state)
     if isinstance(memory, _SEQUENCES):
         return _step_of_sequence(memory, features, state)
     state = _together(memory.cell if isinstance(memory, GRU) else memory, features, state)
     return state[0], state
+
+
+def _check_state(memory: nn.Module, features: Tensor, state: State) -> None:
+    """Refuse a state that is not one of each row of the features."""
+    names, shapes = state_names(memory), _shapes(memory, features)
+    for name, x, shape in zip(names, state, shapes, strict=True):
+        check_like_features("RecurrentPolicy", name, x, features)
+        if x.shape != (features.shape[0], *shape):
+            raise ValueError(
+                f"RecurrentPolicy: `{name}` must be of shape {[features.shape[0], *shape]}, "
+                f"got {list(x.shape)}"
+            )
 
 
 def _step_of_sequence(memory: Any, features: Tensor, state: State) -> tuple[Tensor, State]:
@@ -149,10 +167,5 @@ def _shapes(memory: Any, features: Tensor) -> list[tuple[int, ...]]:
 def _rows(owner: str, is_init: Tensor, x: Tensor) -> Tensor:
     """``is_init`` so that it selects rows of ``x``."""
     batch = x.shape[0]
-    fits = is_init.shape == (batch,) or is_init.shape == (batch, 1)
-    if not fits or is_init.dtype != torch.bool:
-        raise ValueError(
-            f"{owner}: `is_init` must be torch.bool of shape {[batch]} or {[batch, 1]}, "
-            f"got {is_init.dtype} of shape {list(is_init.shape)}"
-        )
+    check_starts(owner, is_init, (batch,), x)
     return is_init.reshape(batch, *[1] * (x.dim() - 1))

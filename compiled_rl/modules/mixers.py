@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from compiled_rl.functional import monotonic_mix, vdn_mix
+from compiled_rl.kernels.checks import check_device, check_floating
+from compiled_rl.modules.arguments import as_shape, check_count, check_features
 
 
 class VDNMixer(nn.Module):
@@ -23,7 +25,7 @@ class VDNMixer(nn.Module):
 
     def __init__(self, n_agents: int, device: Any = None) -> None:
         super().__init__()
-        self.n_agents = n_agents
+        self.n_agents = check_count("VDNMixer", "n_agents", n_agents)
 
     def forward(self, chosen_action_value: Tensor) -> Tensor:
         """The agents' values ``[*B, n, 1]`` to that of the team, ``[*B, 1]``."""
@@ -51,8 +53,10 @@ class QMixer(nn.Module):
         self, state_shape: Sequence[int], mixing_embed_dim: int, n_agents: int, device: Any = None
     ) -> None:
         super().__init__()
-        self.state_shape, self.n_agents = list(state_shape), n_agents
-        self.embed_dim, self.state_dim = mixing_embed_dim, prod(state_shape)
+        self.state_shape = list(as_shape("QMixer", "state_shape", state_shape))
+        self.n_agents = n_agents = check_count("QMixer", "n_agents", n_agents)
+        self.embed_dim = check_count("QMixer", "mixing_embed_dim", mixing_embed_dim)
+        self.state_dim = prod(self.state_shape)
         # The names and their order are TorchRL's, for its state dicts and its initial values.
         self.hyper_w_1 = nn.Linear(self.state_dim, self.embed_dim * n_agents, device=device)
         self.hyper_w_final = nn.Linear(self.state_dim, self.embed_dim, device=device)
@@ -67,11 +71,16 @@ class QMixer(nn.Module):
         """The agents' values ``[*B, n, 1]`` and the state ``[*B, *S]`` to ``[*B, 1]``."""
         local_value = values_of("QMixer", chosen_action_value, self.n_agents)
         batch = list(local_value.shape[:-1])
+        check_floating("QMixer", "state", state)
+        check_device("QMixer", "state", state, "chosen_action_value", local_value)
         if list(state.shape) != batch + self.state_shape:
             raise ValueError(
                 f"QMixer: `state` must be of shape {batch + self.state_shape}, "
                 f"got {list(state.shape)}"
             )
+        check_features(
+            "QMixer", "state", state.flatten(len(batch)), self.state_dim, self.hyper_w_1.weight
+        )
         state = state.reshape(batch + [self.state_dim])  # noqa: RUF005  (for TorchScript)
         hidden_weight = self.hyper_w_1(state).unflatten(-1, [self.n_agents, self.embed_dim])
         hidden_bias, last_weight = self.hyper_b_1(state), self.hyper_w_final(state)
@@ -87,6 +96,7 @@ def values_of(owner: str, chosen_action_value: Tensor, n_agents: int) -> Tensor:
     Raises:
         ValueError: they are not ``[*B, n, 1]``.
     """
+    check_floating(owner, "chosen_action_value", chosen_action_value)
     if list(chosen_action_value.shape[-2:]) != [n_agents, 1]:
         raise ValueError(
             f"{owner}: `chosen_action_value` must be of shape [*B, {n_agents}, 1], "

@@ -6,6 +6,8 @@ from typing import Any, Optional
 
 from torch import Generator, Tensor, nn
 
+from compiled_rl.kernels.checks import check_tensor
+from compiled_rl.modules.arguments import check_module, check_text
 from compiled_rl.modules.policy import Policy
 from compiled_rl.modules.q_policy import QPolicy
 from compiled_rl.modules.reads import Reads
@@ -50,6 +52,8 @@ class NamedModule(nn.Module):
                 f"{type(self).__name__}: the inputs are {list(self.input_names)}, "
                 f"got {len(tensors)} in order and {list(named)} by name"
             )
+        for name, x in given.items():
+            check_tensor(type(self).__name__, name, x)
         return self.computed(given)
 
     @abstractmethod
@@ -76,7 +80,8 @@ class NamedPolicy(NamedModule):
 
     def __init__(self, policy: nn.Module, output: str = "action") -> None:
         super().__init__()
-        self.policy, self.output = policy, output
+        self.policy = check_module("NamedPolicy", "policy", policy)
+        self.output = check_text("NamedPolicy", "output", output)
         self.input_names = names_read(policy)
 
     def computed(self, data: Named) -> Named:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.functional.reduction import moments
+from compiled_rl.kernels.checks import check_number, check_tensor
+from compiled_rl.modules.arguments import as_shape, check_tail, check_valid
 
 
 class ObservationNormalizer(nn.Module):
@@ -31,6 +33,9 @@ class ObservationNormalizer(nn.Module):
 
     def __init__(self, shape: int | tuple[int, ...], clip: float = 10.0, epsilon: float = 1e-8):
         super().__init__()
+        shape = as_shape("ObservationNormalizer", "shape", shape)
+        check_number("ObservationNormalizer", "clip", clip, "positive")
+        check_number("ObservationNormalizer", "epsilon", epsilon, "positive")
         self.clip = clip
         self.epsilon = epsilon
         self.register_buffer("mean", torch.zeros(shape))
@@ -62,17 +67,12 @@ class ObservationNormalizer(nn.Module):
         self.count.copy_(count)
 
     def _check(self, observation: Tensor, mask: Optional[Tensor]) -> None:
-        batch = observation.shape[: observation.dim() - self.mean.dim()]
-        if observation.shape != batch + self.mean.shape:
-            raise ValueError(
-                f"ObservationNormalizer: `observation` must end in {list(self.mean.shape)}, "
-                f"got {list(observation.shape)}"
-            )
-        if mask is not None and (mask.shape != batch or mask.dtype != torch.bool):
-            raise ValueError(
-                f"ObservationNormalizer: `mask` must be torch.bool of shape {list(batch)}, "
-                f"got {mask.dtype} of shape {list(mask.shape)}"
-            )
+        owner, tail = "ObservationNormalizer", list(self.mean.shape)
+        check_tensor(owner, "observation", observation)
+        # Of integers and flags, too, such as pixels and contacts.
+        check_tail(owner, "observation", observation, tail, "mean", self.mean)
+        batch = observation.shape[: observation.dim() - len(tail)]
+        check_valid(owner, mask, batch, observation, "observation")
 
 
 def pooled(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from compiled_rl.functional.processes import check_whole
+from compiled_rl.modules.arguments import check_bool
 from compiled_rl.modules.normalizer import in_a_row
 from compiled_rl.modules.value_norm import ValueNorm
 
@@ -49,16 +50,10 @@ class PercentileValueNorm(ValueNorm):
         device: Optional[torch.device | str] = None,
     ) -> None:
         super().__init__(shape=shape, epsilon=epsilon, device=device)
-        low, high = quantiles
-        if not 0 <= low < high <= 1:
-            raise ValueError(
-                f"PercentileValueNorm: `quantiles` must be two in [0, 1], the lower first, "
-                f"got {quantiles}"
-            )
-        self.quantiles = (float(low), float(high))
-        self.rate = self._check_number("rate", rate, 0 <= rate <= 1, "in [0, 1]")
-        self.min_scale = self._check_number("min_scale", min_scale, min_scale > 0, "positive")
-        self.center = center
+        self.quantiles = _quantiles(quantiles)
+        self.rate = self._check_number("rate", rate, "in [0, 1]")
+        self.min_scale = self._check_number("min_scale", min_scale, "positive")
+        self.center = check_bool("PercentileValueNorm", "center", center)
 
     @torch.no_grad()
     def update(self, value_target: Tensor, mask: Optional[Tensor] = None) -> None:
@@ -75,6 +70,8 @@ class PercentileValueNorm(ValueNorm):
     def _quantiles(self, flat: Tensor, valid: Optional[Tensor]) -> Tensor:
         """Both, ``[2, *shape]``: NaN where a valid target is; where none is valid, the averages."""
         check_whole("PercentileValueNorm", "quantiles")
+        if flat.shape[0] == 0:
+            return self._now()
         levels = flat.new_tensor(self.quantiles)
         if valid is None:
             return torch.quantile(flat, levels, dim=0)
@@ -89,3 +86,15 @@ class PercentileValueNorm(ValueNorm):
     def scale(self) -> Tensor:
         """The span."""
         return (self.high - self.low).clamp(min=self.min_scale)
+
+
+def _quantiles(quantiles: tuple[float, float]) -> tuple[float, float]:
+    """Two numbers, the lower first."""
+    two = isinstance(quantiles, tuple | list) and len(quantiles) == 2
+    numbers = [x for x in quantiles if isinstance(x, float | int)] if two else []
+    if len(numbers) < 2 or not 0 <= numbers[0] < numbers[1] <= 1:
+        raise ValueError(
+            "PercentileValueNorm: `quantiles` must be two in [0, 1], the lower first, "
+            f"got {quantiles!r}"
+        )
+    return float(numbers[0]), float(numbers[1])

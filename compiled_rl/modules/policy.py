@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Generator, Tensor, nn
 
+from compiled_rl.kernels.checks import check_tensor
+from compiled_rl.modules.arguments import check_module
 from compiled_rl.modules.families import Action, Family, Params, family_of
 
 
@@ -48,12 +50,15 @@ class Policy(nn.Module):
         rescale: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = check_module("Policy", "network", network)
         self.family = family_of(family)
-        self.rescale = nn.Identity() if rescale is None else rescale
+        self.rescale = (
+            nn.Identity() if rescale is None else check_module("Policy", "rescale", rescale)
+        )
 
     def params(self, observation: Tensor, *others: Tensor) -> Params:
         """The distribution's parameters at ``observation`` and what else the network reads."""
+        check_tensor("Policy", "observation", observation)
         output = self.network(observation, *others)
         return (output,) if isinstance(output, Tensor) else tuple(output)
 

@@ -6,6 +6,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from compiled_rl.functional import expected_action_value
+from compiled_rl.kernels.checks import check_floating, check_number, check_tensor
+from compiled_rl.modules.arguments import check_module
 from compiled_rl.modules.families import (
     Bernoulli,
     Categorical,
@@ -53,20 +55,20 @@ def action_family(action_space: Any) -> Family:
     name = _name_of(action_space)
     if getattr(action_space, "start", 0) != 0 and name == "categorical":
         raise ValueError(
-            f"`action_space` must count its actions from 0, got {action_space!r}; subtract `start` "
-            "from the recorded actions"
+            f"action_family: `action_space` must count its actions from 0, got {action_space!r}; "
+            "subtract `start` from the recorded actions"
         )
     if name in _BLOCKS and getattr(action_space, "nvec", None) is not None:
         return MultiOneHotCategorical(action_space.nvec)
     if name in _BLOCKS:
         raise ValueError(
-            "`action_space` must say how long its one-hot blocks are, as "
+            "action_family: `action_space` must say how long its one-hot blocks are, as "
             f"MultiOneHotCategorical([2, 3]) or a spec does, got {action_space!r}"
         )
     if name not in _NAMED:
         raise ValueError(
-            f"`action_space` must be one of {[*_NAMED, *_BLOCKS]}, a family of discrete actions, "
-            f"a spec or a space, got {action_space!r}"
+            f"action_family: `action_space` must be one of {[*_NAMED, *_BLOCKS]}, a family of "
+            f"discrete actions, a spec or a space, got {action_space!r}"
         )
     return _NAMED[name]()
 
@@ -115,11 +117,12 @@ class QPolicy(nn.Module):
 
     def __init__(self, network: nn.Module, action_space: Any = "categorical") -> None:
         super().__init__()
-        self.network = network
+        self.network = check_module("QPolicy", "network", network)
         self.family = action_family(action_space)
 
     def forward(self, observation: Tensor, *others: Tensor) -> Any:
         """The best action."""
+        check_tensor("QPolicy", "observation", observation)
         return self.family.mode((self.network(observation, *others),))
 
     @torch.no_grad()
@@ -141,6 +144,7 @@ class QPolicy(nn.Module):
         Raises:
             ValueError: ``epsilon`` has another shape.
         """
+        check_tensor("QPolicy", "observation", observation)
         value = self.network(observation, *others)
         _check_epsilon(epsilon, value)
         explores = uniform_like(value[..., 0], generator) < epsilon
@@ -149,7 +153,11 @@ class QPolicy(nn.Module):
 
 
 def _check_epsilon(epsilon: float | Tensor, value: Tensor) -> None:
-    if isinstance(epsilon, Tensor) and epsilon.dim() and epsilon.shape != value.shape[:-1]:
+    if not isinstance(epsilon, Tensor) or not epsilon.dim():
+        check_number("QPolicy", "epsilon", epsilon, "in [0, 1]")  # type: ignore[arg-type]
+        return
+    check_floating("QPolicy", "epsilon", epsilon)
+    if epsilon.shape != value.shape[:-1]:
         raise ValueError(
             f"QPolicy: `epsilon` must be a number or of shape {list(value.shape[:-1])}, "
             f"got {list(epsilon.shape)}"
@@ -170,7 +178,13 @@ class ExpectedActionValue(nn.Module):
 
     def __init__(self, network: nn.Module, support: Tensor) -> None:
         super().__init__()
-        self.network = network
+        self.network = check_module("ExpectedActionValue", "network", network)
+        check_floating("ExpectedActionValue", "support", support)
+        if support.dim() != 1 or support.shape[0] < 2:
+            raise ValueError(
+                "ExpectedActionValue: `support` must be at least two atoms, "
+                f"got shape {list(support.shape)}"
+            )
         self.register_buffer("support", support)
 
     def forward(self, observation: Tensor, *others: Tensor) -> Tensor:

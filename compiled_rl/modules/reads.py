@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compiled_rl.modules.arguments import check_module
+
 
 class Reads(nn.Module):
     """A network, and the keys of what it takes, in order; without it, that is ``observation``.
@@ -23,13 +25,14 @@ class Reads(nn.Module):
 
     def __init__(self, network: nn.Module, *keys: str | tuple[str, ...]) -> None:
         super().__init__()
-        self.network = network
+        self.network = check_module("Reads", "network", network)
         self.keys = keys
         for key in keys:
-            if not all(
-                isinstance(part, str) for part in (key if isinstance(key, tuple) else (key,))
-            ):
-                raise TypeError(f"Reads: a key must be a string or a tuple of strings, got {key!r}")
+            parts = key if isinstance(key, tuple) else (key,)
+            if not parts or not all(isinstance(part, str) and part for part in parts):
+                raise TypeError(
+                    f"Reads: `keys` must each be a string or a tuple of strings, got {key!r}"
+                )
 
     def forward(self, *tensors: Tensor) -> Any:
         """What the network returns."""

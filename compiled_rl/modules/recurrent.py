@@ -5,6 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.modules.arguments import check_count, check_features, check_starts
+
 
 class GRU(nn.Module):
     """A gated recurrent unit over sequences in which episodes begin.
@@ -23,7 +25,8 @@ class GRU(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.cell = nn.GRUCell(input_size, hidden_size)
+        input_size = check_count("GRU", "input_size", input_size)
+        self.cell = nn.GRUCell(input_size, check_count("GRU", "hidden_size", hidden_size))
 
     def forward(self, features: Tensor, is_init: Tensor, hidden: Optional[Tensor] = None) -> Tensor:
         """``hidden`` after each step, ``[*B, T, hidden_size]``: to act, keep the last one.
@@ -36,14 +39,19 @@ class GRU(nn.Module):
         Raises:
             ValueError: ``is_init`` does not fit.
         """
+        weight = self.cell.weight_ih
+        check_features("GRU", "features", features, self.cell.input_size, weight)
+        if features.dim() < 2:
+            raise ValueError(f"GRU: `features` must have a time axis, got {list(features.shape)}")
         batch = features.shape[:-1]
-        # Not `in`: TorchDynamo decides it wrongly for sizes that it keeps symbolic.
-        fits = is_init.shape == batch or is_init.shape == (*batch, 1)
-        if not fits or is_init.dtype != torch.bool:
-            raise ValueError(
-                f"GRU: `is_init` must be torch.bool of shape {list(batch)} or {[*batch, 1]}, "
-                f"got {is_init.dtype} of shape {list(is_init.shape)}"
-            )
+        check_starts("GRU", is_init, batch, features)
+        if hidden is not None:
+            check_features("GRU", "hidden", hidden, self.cell.hidden_size, weight)
+            if hidden.shape != (*batch[:-1], self.cell.hidden_size):
+                raise ValueError(
+                    f"GRU: `hidden` must be of shape {[*batch[:-1], self.cell.hidden_size]}, "
+                    f"got {list(hidden.shape)}"
+                )
         x = features.reshape(-1, *features.shape[-2:])
         starts = is_init.reshape(x.shape[0], x.shape[1], 1)
         state = x.new_zeros(x.shape[0], self.cell.hidden_size)

@@ -6,6 +6,7 @@ from typing import Optional
 import torch
 from torch import Generator, Tensor, nn
 
+from compiled_rl.modules.arguments import check_module
 from compiled_rl.modules.memory import check_memory, first_state, remember, state_names
 from compiled_rl.modules.named import Named, NamedModule, as_named, names_read
 
@@ -50,8 +51,10 @@ class RecurrentPolicy(NamedModule):
         super().__init__()
         check_memory("RecurrentPolicy", memory)
         self.memory = memory
-        self.policy = as_named(policy)
-        self.encoder = nn.Identity() if encoder is None else encoder
+        self.policy = as_named(check_module("RecurrentPolicy", "policy", policy))
+        self.encoder: nn.Module = nn.Identity()
+        if encoder is not None:
+            self.encoder = check_module("RecurrentPolicy", "encoder", encoder)
         self.state_names = state_names(memory)
         names = [*self.reads, *self.state_names, "is_init", *self.policy.input_names[1:]]
         self.input_names = tuple(dict.fromkeys(names))

@@ -5,6 +5,7 @@ from typing import Any, Optional
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from compiled_rl.modules.arguments import check_module
 from compiled_rl.modules.calls import deep_copy, holds_tensordict
 from compiled_rl.modules.ensemble import tensors_of
 
@@ -20,7 +21,7 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: a parameter of a lazy module has no shape yet.
     """
-    check_called("network", network)
+    check_called("network", check_module("frozen_copy", "network", network))
     frozen = deep_copy(network, {}).eval()
     made: dict[Tensor, Tensor] = {}
     for module in frozen.modules():
@@ -41,8 +42,8 @@ def check_called(argument: str, network: nn.Module) -> None:
     lazy = [name for name, x in tensors_of(network) if is_lazy(x)]
     if lazy:
         raise ValueError(
-            f"`{argument}` must have been called once before the loss is made, so that its lazy "
-            f"modules know their shapes, got one that does not at {lazy[0]!r}"
+            f"frozen_copy: `{argument}` must have been called once before the loss is made, so "
+            f"that its lazy modules know their shapes, got one that does not at {lazy[0]!r}"
         )
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.functional.reduction import moments
+from compiled_rl.kernels.checks import check_number
+from compiled_rl.modules.arguments import as_shape, check_tail, check_valid
 from compiled_rl.modules.normalizer import in_a_row, pooled
 
 
@@ -39,8 +41,8 @@ class ValueNorm(nn.Module):
         device: Optional[torch.device | str] = None,
     ) -> None:
         super().__init__()
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        self.epsilon = self._check_number("epsilon", epsilon, epsilon > 0, "positive")
+        self.shape = as_shape(type(self).__name__, "shape", shape)
+        self.epsilon = self._check_number("epsilon", epsilon, "positive")
         for name in self.statistics:
             self.register_buffer(name, torch.zeros(self.shape, device=device))
 
@@ -83,21 +85,13 @@ class ValueNorm(nn.Module):
         return normalised_value * self.scale() + self.location()
 
     def _check(self, name: str, x: Tensor, mask: Optional[Tensor] = None) -> None:
-        batch = x.shape[: max(x.dim() - len(self.shape), 0)]
-        if x.shape != (*batch, *self.shape):
-            raise ValueError(
-                f"{type(self).__name__}: `{name}` must end in {list(self.shape)}, "
-                f"got {list(x.shape)}"
-            )
-        if mask is not None and (mask.shape != batch or mask.dtype != torch.bool):
-            raise ValueError(
-                f"{type(self).__name__}: `mask` must be torch.bool of shape {list(batch)}, "
-                f"got {mask.dtype} of shape {list(mask.shape)}"
-            )
+        held = self.location()
+        check_tail(type(self).__name__, name, x, list(self.shape), "the statistics", held)
+        batch = x.shape[: x.dim() - len(self.shape)]
+        check_valid(type(self).__name__, mask, batch, x, name)
 
-    def _check_number(self, name: str, number: float, fits: bool, range_: str) -> float:
-        if not fits:
-            raise ValueError(f"{type(self).__name__}: `{name}` must be {range_}, got {number:g}")
+    def _check_number(self, name: str, number: float, range_: str) -> float:
+        check_number(type(self).__name__, name, number, range_)
         return number
 
 
@@ -141,7 +135,7 @@ class PopArtValueNorm(ValueNorm):
         device: Optional[torch.device | str] = None,
     ) -> None:
         super().__init__(shape=shape, epsilon=epsilon, device=device)
-        self.beta = self._check_number("beta", beta, 0 <= beta < 1, "in [0, 1)")
+        self.beta = self._check_number("beta", beta, "in [0, 1)")
         self.register_buffer("debiasing_term", torch.zeros((), device=device))
 
     @torch.no_grad()

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from compiled_rl.adapters import Data
 from compiled_rl.adapters.dispatch import TIME
+from compiled_rl.kernels.checks import check_tensor
 from compiled_rl.losses.arguments import check_range
+from compiled_rl.modules.arguments import check_text
 from compiled_rl.training.arguments import check_positive
 from compiled_rl.training.optimisers import Tensors
 from compiled_rl.training.update import UpdateStep
@@ -63,6 +65,7 @@ class UpdateEpochs:
             )
         check_positive("UpdateEpochs", "epochs", epochs)
         check_positive("UpdateEpochs", "minibatch_size", minibatch_size)
+        check_text("UpdateEpochs", "kl", kl)
         if target_kl is not None:
             check_range("UpdateEpochs", "target_kl", target_kl, "positive", lambda x: x > 0)
             if kl not in step.output_names:
@@ -123,6 +126,9 @@ class UpdateEpochs:
                 where = device if generator is None else generator.device
                 yield torch.randperm(count, generator=generator, device=where).to(device)
             return
+        check_tensor("UpdateEpochs", "permutation", permutation)
+        if permutation.is_meta:
+            raise ValueError("UpdateEpochs: `permutation` must have values, got a meta tensor")
         x = torch.as_tensor(permutation, device=device)
         if x.shape != (self.epochs, count) or x.dtype != torch.int64:
             raise ValueError(

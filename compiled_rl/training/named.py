@@ -48,6 +48,10 @@ class NamedUpdate:
     """
 
     def __init__(self, step: UpdateStep, batch: Any) -> None:
+        if not isinstance(step, UpdateStep):
+            raise TypeError(
+                f"NamedUpdate: `step` must be an UpdateStep, got a {type(step).__name__}"
+            )
         if step.accumulate > 1:
             raise ValueError(
                 f"UpdateStep: `accumulate` must be 1 for a step in one call, got {step.accumulate}"

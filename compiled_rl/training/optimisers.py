@@ -105,7 +105,8 @@ class Optimiser:
         if type(optimizer) not in RULES:
             known = [cls.__name__ for cls in RULES]
             raise TypeError(
-                f"`optimizer` must be in {known} of torch.optim, got {type(optimizer).__name__}"
+                f"UpdateStep: `optimizer` must be in {known} of torch.optim, "
+                f"got {type(optimizer).__name__}"
             )
         self.optimizer = optimizer
         self.groups = [Group(optimizer, k, names) for k in range(len(optimizer.param_groups))]

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from compiled_rl.kernels.checks import check_tensor
 from compiled_rl.modules import Policy
+from compiled_rl.modules.arguments import check_count
 
 Rollout = dict[str, Tensor]
 
@@ -29,6 +31,12 @@ class Environments:
     """
 
     def __init__(self, envs: Any, seed: int = 0) -> None:
+        _check_seed(type(self).__name__, seed)
+        if not hasattr(envs, "metadata") or not hasattr(envs, "num_envs"):
+            raise TypeError(
+                f"{type(self).__name__}: `envs` must be a Gymnasium vector environment, "
+                f"got a {type(envs).__name__}"
+            )
         mode = getattr(envs.metadata.get("autoreset_mode"), "name", None)
         if mode != "SAME_STEP":
             raise ValueError(
@@ -46,6 +54,14 @@ class Environments:
             ``observation``, the one before the step, ``next_observation``, ``next_reward``,
             ``next_terminated`` and ``next_done``, each ``[B, ...]``.
         """
+        check_tensor("Environments", "action", action)
+        if action.is_meta or action.shape[:1] != (self.envs.num_envs,):
+            raise ValueError(
+                f"Environments: `action` must be one of each of {self.envs.num_envs} environments, "
+                f"got {list(action.shape)} on {action.device}"
+            )
+        if action.dtype == torch.bfloat16:
+            raise ValueError("Environments: `action` must be of a dtype of NumPy, got bfloat16")
         return {name: torch.from_numpy(x) for name, x in self._step(action).items()}
 
     def _step(self, action: Tensor) -> dict[str, np.ndarray]:
@@ -83,6 +99,8 @@ class Collector(Environments):
     """
 
     def __init__(self, envs: Any, policy: Policy, seed: int = 0) -> None:
+        if not isinstance(policy, Policy):
+            raise TypeError(f"Collector: `policy` must be a Policy, got a {type(policy).__name__}")
         super().__init__(envs, seed)
         self.policy = policy
         self.generator = Generator().manual_seed(seed)
@@ -94,6 +112,7 @@ class Collector(Environments):
             What ``Environments.step`` returns, ``action``, ``action_log_prob`` and the parameters
             of the action's distribution under the names that its family has for them.
         """
+        check_count("Collector", "steps", steps)
         with torch.no_grad():
             rows = [self._act() for _ in range(steps)]
         return {name: _stacked([row[name] for row in rows]) for name in rows[0]}
@@ -108,6 +127,11 @@ class Collector(Environments):
         }
 
 
+def _check_seed(owner: str, seed: Any) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"{owner}: `seed` must be an integer of at least 0, got {seed!r}")
+
+
 def _stacked(column: list[Any]) -> Tensor:
     """Time first."""
     if isinstance(column[0], Tensor):
@@ -120,7 +144,9 @@ def _entered(after: np.ndarray, done: np.ndarray, final: Optional[np.ndarray]) -
     if not done.any():
         return after
     if final is None:
-        raise ValueError("`envs` must report `final_obs` where an episode ended, got none")
+        raise ValueError(
+            "Environments: `envs` must report `final_obs` where an episode ended, got none"
+        )
     entered = after.copy()
     entered[done] = np.stack(list(final[done]))
     return entered

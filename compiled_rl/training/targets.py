@@ -87,8 +87,9 @@ class HardUpdate(TargetNetUpdater):
     def __init__(
         self, loss_module: nn.Module, *, value_network_update_interval: float = 1000
     ) -> None:
+        interval = _whole(value_network_update_interval)  # before the copies are made anew
         super().__init__(loss_module)
-        self.value_network_update_interval = value_network_update_interval
+        self.value_network_update_interval = interval
         self.counter = 0
 
     @property

@@ -1,11 +1,14 @@
 """What every distribution family can do."""
 
 from abc import abstractmethod
+from numbers import Real
 from typing import Any, Optional
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from compiled_rl.kernels.checks import check_tensor
 from compiled_rl.modules.coefficients import holds
 
 Params = tuple[Tensor, ...]
@@ -90,17 +93,32 @@ def _empty_like(x: Tensor) -> Tensor:
 
 def set_option(module: nn.Module, name: str, value: Tensor | float) -> None:
     """A number stays what it is, exact in every dtype; a tensor becomes a buffer."""
+    if isinstance(value, Tensor):
+        _check_option(module, name, value)
     if isinstance(value, int | float):
         setattr(module, name, float(value))
     else:
         module.register_buffer(name, torch.as_tensor(value).detach().clone())
 
 
+def _check_option(module: nn.Module, name: str, value: Any) -> None:
+    """Refuse a tensor that is not of real numbers."""
+    check_tensor(type(module).__name__, name, value)
+    if value.dtype == torch.bool:
+        raise ValueError(f"{type(module).__name__}: `{name}` must be of numbers, got torch.bool")
+
+
 def set_bounds(family: Family, low: Tensor | float, high: Tensor | float) -> None:
     """Options ``low`` and ``high``, which must be finite and ordered."""
+    for name, x in {"low": low, "high": high}.items():
+        if isinstance(x, Real) and not isinstance(x, bool):
+            continue
+        if isinstance(x, np.ndarray | list | tuple):
+            x = torch.as_tensor(x)
+        _check_option(family, name, x)
     # Numbers are looked at where they are, whatever the default device.
     lower, upper = (
-        x if isinstance(x, Tensor) else torch.tensor(x, device="cpu") for x in (low, high)
+        x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu") for x in (low, high)
     )
     if not holds((lower < upper) & lower.isfinite() & upper.isfinite()):
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Optional
 import torch
 from torch import Generator, Tensor, nn
 
+from compiled_rl.modules.arguments import check_count
 from compiled_rl.modules.families.base import Action, Family, Noise, Params
 
 
@@ -26,8 +27,13 @@ class Composite(Family):
 
     def __init__(self, heads: Mapping[str, Family]) -> None:
         super().__init__()
-        if not heads:
-            raise ValueError("Composite: `heads` must be families by name, got none")
+        if not isinstance(heads, Mapping) or not heads:
+            raise ValueError(f"Composite: `heads` must be families by name, got {heads!r}")
+        for head in heads.values():
+            if not isinstance(head, Family):
+                raise TypeError(
+                    f"Composite: `heads` must be families by name, got a {type(head).__name__}"
+                )
         self.families = nn.ModuleDict(heads)
         self.param_names = tuple(
             f"{head}_{param}" for head, family in heads.items() for param in family.param_names
@@ -118,8 +124,9 @@ class Independent(Family):
 
     def __init__(self, family: Family, axes: int = 1) -> None:
         super().__init__()
-        if axes < 1:
-            raise ValueError(f"Independent: `axes` must be positive, got {axes}")
+        if not isinstance(family, Family):
+            raise TypeError(f"Independent: `family` must be a Family, got {type(family).__name__}")
+        check_count("Independent", "axes", axes)
         self.family = family
         self.axes = list(range(-axes, 0))
         self.param_names = family.param_names

@@ -20,6 +20,8 @@ from compiled_rl.functional import (
     truncated_normal_mode,
     truncated_normal_sample,
 )
+from compiled_rl.kernels.checks import check_last, check_number
+from compiled_rl.modules.arguments import check_bool
 from compiled_rl.modules.families.base import (
     Family,
     Params,
@@ -90,11 +92,14 @@ class _Bounded(Family):
     ) -> None:
         super().__init__()
         set_bounds(self, low, high)
+        if not isinstance(upscale, Tensor):
+            check_number(type(self).__name__, "upscale", upscale, "positive")
         set_option(self, "upscale", upscale)
-        self.tanh_loc = tanh_loc
+        self.tanh_loc = check_bool(type(self).__name__, "tanh_loc", tanh_loc)
 
     def _loc(self, params: Params) -> Tensor:
         loc = params[0]
+        check_last(type(self).__name__, "loc", loc)
         if not self.tanh_loc:
             return loc
         upscale = option_like(self.upscale, loc)

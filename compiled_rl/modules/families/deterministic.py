@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from compiled_rl.functional import deterministic_log_prob, tanh_normal_mode
+from compiled_rl.kernels.checks import check_last, check_number
 from compiled_rl.modules.families.base import (
     Family,
     Params,
@@ -27,6 +28,8 @@ class Deterministic(Family):
 
     def __init__(self, atol: float = 1e-6, rtol: float = 1e-6) -> None:
         super().__init__()
+        check_number(type(self).__name__, "atol", atol, "at least 0")
+        check_number(type(self).__name__, "rtol", rtol, "at least 0")
         self.atol, self.rtol = atol, rtol
 
     def log_prob(self, params: Params, action: Tensor) -> Tensor:
@@ -35,6 +38,7 @@ class Deterministic(Family):
 
     def entropy(self, params: Params) -> Tensor:
         """Zero: nothing is uncertain."""
+        check_last(type(self).__name__, "param", params[0])
         return torch.zeros_like(params[0][..., 0])
 
     def kl(self, params: Params, other: Params) -> Tensor:
@@ -43,6 +47,7 @@ class Deterministic(Family):
 
     def mode(self, params: Params) -> Tensor:
         """The action."""
+        check_last(type(self).__name__, "param", params[0])
         return params[0].clone()
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
@@ -89,6 +94,7 @@ class TanhDeterministic(Deterministic):
     def mode(self, params: Params) -> Tensor:
         """See ``functional.tanh_normal_mode``."""
         (param,) = params
+        check_last(type(self).__name__, "param", param)
         low, high = option_like(self.low, param), option_like(self.high, param)
         return tanh_normal_mode(param + (high + low) / 2, low, high)
 

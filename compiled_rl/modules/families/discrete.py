@@ -1,6 +1,6 @@
 """Families of discrete actions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
 import torch
@@ -23,7 +23,8 @@ from compiled_rl.functional import (
     multi_categorical_mode,
     multi_categorical_sample,
 )
-from compiled_rl.kernels.checks import check_flag
+from compiled_rl.kernels.checks import check_flag, check_last
+from compiled_rl.modules.arguments import check_count
 from compiled_rl.modules.families.base import Family, Params, uniform_like
 
 
@@ -116,6 +117,7 @@ class MaskedCategorical(Categorical):
     def logits(self, params: Params) -> Tensor:
         """The parameters as logits; minus infinity forbids an action."""
         logits, mask = super().logits(params), params[1]
+        check_last(type(self).__name__, self.param_names[0], logits)
         check_flag(type(self).__name__, "mask", mask, self.param_names[0], logits)
         allowed = mask | ~mask.any(-1, keepdim=True)
         return torch.where(allowed, logits, torch.full_like(logits, -torch.inf))
@@ -149,11 +151,13 @@ class MultiCategorical(Family):
 
     def __init__(self, nvec: Sequence[int]) -> None:
         super().__init__()
-        self.nvec = [int(n) for n in nvec]
-        if not self.nvec or min(self.nvec) < 1:
+        sized = isinstance(nvec, Iterable) and not isinstance(nvec, str | Mapping)
+        sizes = list(nvec) if sized else []
+        if not sizes:
             raise ValueError(
-                f"{type(self).__name__}: `nvec` must be positive integers, got {self.nvec}"
+                f"{type(self).__name__}: `nvec` must be positive integers, got {nvec!r}"
             )
+        self.nvec = [check_count(type(self).__name__, "nvec", n) for n in sizes]
 
     def log_prob(self, params: Params, action: Tensor) -> Tensor:
         """See ``functional.multi_categorical_log_prob``."""

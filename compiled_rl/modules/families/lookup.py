@@ -188,7 +188,13 @@ def _required(distribution: Callable[..., Any], options: dict[str, Any]) -> tupl
     Raises:
         TypeError: there is none, as in ``Categorical(probs=None, logits=None)``.
     """
-    named = inspect.signature(distribution).parameters.values()
+    try:
+        named = inspect.signature(distribution).parameters.values()
+    except ValueError as error:  # of what is written in C
+        raise TypeError(
+            "family_of: `distribution` must have a signature that names its parameters, "
+            f"got {distribution!r}"
+        ) from error
     names = tuple(
         x.name
         for x in named
