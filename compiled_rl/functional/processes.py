@@ -9,7 +9,7 @@ from threading import local
 from typing import Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 class _Split(local):
@@ -40,9 +40,13 @@ class SplitBatch:
 
     Args:
         process_group: a ``torch.distributed.ProcessGroup``.
+
+    Raises:
+        TypeError: it is none.
     """
 
     def __init__(self, process_group: "torch.distributed.ProcessGroup") -> None:
+        check_group("SplitBatch", process_group)
         # The operators' shapes under TorchDynamo are known only once this is imported.
         import torch.distributed._functional_collectives  # noqa: F401
 
@@ -55,6 +59,19 @@ class SplitBatch:
 
     def __exit__(self, *_: object) -> None:
         _SPLIT.group = _Traced.group = self._outside.pop()
+
+
+def check_group(owner: str, group: object) -> None:
+    """Refuse what is no group of processes.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not distributed.is_available() or not isinstance(group, distributed.ProcessGroup):
+        raise TypeError(
+            f"{owner}: `process_group` must be a torch.distributed.ProcessGroup, "
+            f"got a {type(group).__name__}"
+        )
 
 
 def over_processes(x: Tensor, how: str = "sum") -> Tensor:

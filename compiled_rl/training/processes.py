@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from compiled_rl.estimators import GAE, MultiAgentGAE
-from compiled_rl.functional.processes import SplitBatch
+from compiled_rl.functional.processes import SplitBatch, check_group
 from compiled_rl.modules import PercentileValueNorm, ValueNorm
 
 if TYPE_CHECKING:
@@ -74,11 +74,7 @@ def processes_of(group: Any, device: torch.device) -> Optional[Processes]:
     """
     if group is None:
         return None
-    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
-        raise TypeError(
-            "UpdateStep: `process_group` must be a torch.distributed.ProcessGroup or None, "
-            f"got a {type(group).__name__}"
-        )
+    check_group("UpdateStep", group)
     return Processes(group, device)
 
 

@@ -134,8 +134,12 @@ def test_a_batch_is_split_inside_the_context_only(found):
 
 def test_a_group_is_one_of_torch():
     loss, _ = loss_and_batch("A2CLoss")
-    with pytest.raises(TypeError, match=r"must be a torch.distributed.ProcessGroup or None"):
+    with pytest.raises(TypeError, match=r"must be a torch.distributed.ProcessGroup, got a str"):
         step_of(loss, process_group="gloo")
+    with pytest.raises(
+        TypeError, match=r"must be a torch.distributed.ProcessGroup, got a NoneType"
+    ):
+        SplitBatch(None)
 
 
 # ---- epochs, accumulation, copies ----------------------------------------------------------------
