@@ -630,8 +630,16 @@ def test_the_defaults_are_those_of_torchrl():
         (lambda: GAE(lmbda=-1.0), ValueError, r"GAE: `lmbda` must be in \[0, 1\], got -1"),
         (lambda: GAE(gamma=torch.tensor([0.5, 1.5])), ValueError, "values from 0.5 to 1.5"),
         (lambda: GAE(value_network=3), TypeError, "`value_network` must be an nn.Module or None"),
-        (lambda: GAE(shifted_budget=0), ValueError, "`shifted_budget` must be at least 1, got 0"),
-        (lambda: GAE(num_chunks=0), ValueError, "`num_chunks` must be at least 1, got 0"),
+        (
+            lambda: GAE(shifted_budget=0),
+            ValueError,
+            "`shifted_budget` must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: GAE(num_chunks=0),
+            ValueError,
+            "`num_chunks` must be an integer of at least 1, got 0",
+        ),
         (lambda: GAE(gama=0.9), TypeError, "unexpected keyword argument 'gama'"),
         (lambda: VTrace(rho_thresh=0.0), ValueError, "`rho_thresh` must be positive, got 0"),
         (lambda: GAE().set_keys(advantag="a"), KeyError, "`advantag` is not an accepted key"),

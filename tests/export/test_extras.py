@@ -10,8 +10,9 @@ from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# Who asks for both by name has both; `dev` is what the tests run on, a CPU.
-KNOWN = {frozenset({"onnx", "onnx-gpu"}), frozenset({"dev", "onnx-gpu"})}
+# Who asks for both by name has both; `dev` is what the tests run on, a CPU, and `docs` what the
+# site is built on.
+KNOWN = {frozenset({extra, "onnx-gpu"}) for extra in ("onnx", "dev", "docs")}
 
 
 def closure(*extras: str) -> set[str]:

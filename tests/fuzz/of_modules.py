@@ -85,7 +85,7 @@ STARTS = {"allowed": {"is_init": {"an axis more"}}}
 EACH = {"a list", "a tensor with an axis"}
 BOUNDED: dict[str, Any] = {
     "ranges": {**POSITIVES, **ACTION_RANGE},
-    "allowed": {"low": EACH, "high": EACH, "upscale": EACH},
+    "allowed": {"low": EACH, "high": EACH, "upscale": EACH | {"a 0-d tensor"}},
 }
 
 

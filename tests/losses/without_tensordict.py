@@ -11,6 +11,7 @@ from compiled_rl.modules import Categorical, Normal, VDNMixer
 
 N, AGENTS = 6, 2
 OLD = {"loc": torch.zeros(N, 2), "scale": torch.ones(N, 2)}
+torch.manual_seed(0)  # every process records the same
 RECORDED = {"action": torch.rand(N, 2), "action_log_prob": torch.zeros(N)}
 
 
