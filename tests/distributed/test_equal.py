@@ -24,6 +24,12 @@ def check(names: list[str], processes: int, dtype: torch.dtype, *how: Any) -> No
         assert not beyond, f"rank {rank}: {beyond}"
 
 
+def test_two_processes():
+    names = ("ClipPPOLoss, normalised", "KLPENPPOLoss, adapted", "MAPPOLoss, running", "SACLoss")
+    check(list(names), 2, torch.float64)
+
+
+@pytest.mark.slow
 def test_every_loss_on_two_processes():
     check(list(cases.PREPARED), 2, torch.float64)
 
