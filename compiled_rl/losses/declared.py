@@ -234,7 +234,7 @@ class DeclaredLoss(KeyedModule, LossModule):
                 f"got {list(shape)}"
             )
         for name, x in tensors.items():
-            if name not in ("terminated", "done"):
+            if name not in ("terminated", "done", "steps_to_next_obs"):
                 check_floating(self.name, name, x)
             if x.shape != shape:
                 raise ValueError(

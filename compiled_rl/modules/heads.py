@@ -17,14 +17,14 @@ class StateDependentScale(nn.Module):
     A raw output of zero is a scale of one.
 
     Args:
-        min_scale: lower bound of the scale, positive.
+        min_scale: lower bound of the scale, at least 0.
 
     Reference: Haarnoja et al. 2018, arXiv:1801.01290, for a state-dependent scale.
     """
 
     def __init__(self, min_scale: float = 1e-4) -> None:
         super().__init__()
-        check_number("StateDependentScale", "min_scale", min_scale, "positive")
+        check_number("StateDependentScale", "min_scale", min_scale, "at least 0")
         self.min_scale = min_scale
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ TARGETS = Fresh(lambda: torch.randn(N, 1))
 MASK = Fresh(lambda: torch.tensor([True, False, True, True]))
 SIZES = {"shape": AT_LEAST_ONE}
 POSITIVES = {
-    "epsilon": POSITIVE, "clip": POSITIVE, "min_scale": POSITIVE, "initial_scale": POSITIVE,
+    "epsilon": POSITIVE, "clip": POSITIVE, "min_scale": NOT_NEGATIVE, "initial_scale": POSITIVE,
     "beta": Range(0.0, 1.0, open_high=True), "rate": FRACTION, "upscale": POSITIVE,
     "atol": NOT_NEGATIVE, "rtol": NOT_NEGATIVE, **SIZES,
 }  # fmt: skip

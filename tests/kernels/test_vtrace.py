@@ -16,7 +16,9 @@ DOUBLE = torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-@pytest.mark.parametrize("thresholds", [(1.0, 1.0), (0.5, 2.0), (math.inf, math.inf), (1e300, 1e-30)])
+@pytest.mark.parametrize(
+    "thresholds", [(1.0, 1.0), (0.5, 2.0), (math.inf, math.inf), (1e300, 1e-30)]
+)
 def test_thresholds(thresholds, dtype):
     inputs = list(draw("vtrace", 5, 70, dtype=dtype))
     inputs[5:] = [x / 4 for x in inputs[5:]]  # products of unbounded ratios stay moderate

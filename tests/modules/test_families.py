@@ -408,7 +408,7 @@ def test_refusals():
     for make, sentence in (
         (lambda: ours.Categorical("logit"), "`parameter` must be 'logits' or 'probs', got 'logit'"),
         (lambda: ours.MultiCategorical([]), r"`nvec` must be positive integers, got \[\]"),
-        (lambda: ours.Composite({}), "`heads` must be families by name, got none"),
+        (lambda: ours.Composite({}), "`heads` must be families by name, got {}"),
         (lambda: ours.Independent(ours.Categorical(), 0), "`axes` must be positive, got 0"),
     ):
         with pytest.raises(ValueError, match=sentence):

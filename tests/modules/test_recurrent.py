@@ -119,7 +119,7 @@ def test_a_policy_of_several_inputs_acts():
 
 def test_keys_are_strings():
     with pytest.raises(
-        TypeError, match=r"Reads: a key must be a string or a tuple of strings, got 3"
+        TypeError, match=r"Reads: `keys` must each be a string or a tuple of strings, got 3"
     ):
         Reads(nn.Identity(), "observation", 3)
 

@@ -218,7 +218,9 @@ def test_other_starts_are_refused(is_init):
 def test_other_frames_are_refused():
     with pytest.raises(ValueError, match=r"FrameStack: `frames` must be of shape \[4, 2, 3\], got"):
         FrameStack(2)(torch.randn(4, 3), torch.randn(4, 3, 3))
-    with pytest.raises(ValueError, match="FrameStack: `size` must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="FrameStack: `size` must be an integer of at least 1, got 0"
+    ):
         FrameStack(0)
 
 
