@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Optional, Unpack
 
-import numpy as np
 import torch
 from torch import Generator, Size, Tensor, nn
 
@@ -163,7 +162,8 @@ class TD3Loss(TD3Parts, OffPolicyLoss):
         if found is None:
             raise ValueError(f"{self.name}: `action_spec` must be bounded, got {spec!r}")
         for x in found:
-            if not isinstance(x, float | int | Tensor | np.ndarray) or isinstance(x, bool):
+            is_number = isinstance(x, float | int) or hasattr(x, "__array__")  # arrays, tensors
+            if not is_number or isinstance(x, bool):
                 raise TypeError(
                     f"{self.name}: `bounds` must be numbers or tensors, got a {type(x).__name__}"
                 )

@@ -1,6 +1,5 @@
 """Last layers: from features to a distribution's parameters, to a value, to actuator units."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,7 +122,7 @@ class ActionRescaler(nn.Module):
 
 def _bound(name: str, bound: Tensor) -> Tensor:
     """A bound in float32; numbers of a list or an array are taken, too."""
-    if isinstance(bound, list | tuple | np.ndarray):
+    if isinstance(bound, list | tuple) or hasattr(bound, "__array__"):
         bound = torch.as_tensor(bound)
     check_tensor("ActionRescaler", name, bound)
     return bound.to(torch.float32)

@@ -409,7 +409,10 @@ def test_refusals():
         (lambda: ours.Categorical("logit"), "`parameter` must be 'logits' or 'probs', got 'logit'"),
         (lambda: ours.MultiCategorical([]), r"`nvec` must be positive integers, got \[\]"),
         (lambda: ours.Composite({}), "`heads` must be families by name, got {}"),
-        (lambda: ours.Independent(ours.Categorical(), 0), "`axes` must be positive, got 0"),
+        (
+            lambda: ours.Independent(ours.Categorical(), 0),
+            "`axes` must be an integer of at least 1, got 0",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence):
             make()

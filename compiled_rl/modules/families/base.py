@@ -4,7 +4,6 @@ from abc import abstractmethod
 from numbers import Real
 from typing import Any, Optional
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -113,7 +112,7 @@ def set_bounds(family: Family, low: Tensor | float, high: Tensor | float) -> Non
     for name, x in {"low": low, "high": high}.items():
         if isinstance(x, Real) and not isinstance(x, bool):
             continue
-        if isinstance(x, np.ndarray | list | tuple):
+        if isinstance(x, list | tuple) or hasattr(x, "__array__"):
             x = torch.as_tensor(x)
         _check_option(family, name, x)
     # Numbers are looked at where they are, whatever the default device.
