@@ -15,13 +15,8 @@ EDGES = {"tensordict", "numpy", "onnx", "pydantic"}
 # Of each module with public names, those that torch alone does not bring.
 TENSORDICT = {"_vmap_func", "add_random_module", "distance_loss"}
 NUMPY = {"Collector", "Environments"}
-WITHOUT_NUMPY = {
-    "CorruptedError",
-    "InstallationError",
-    "Deployment",
-    "ExportError",
-    "Options",
-}  # of `compiled_rl.export`
+# Of `compiled_rl.export`.
+WITHOUT_NUMPY = {"CorruptedError", "Deployment", "ExportError", "InstallationError", "Options"}
 
 
 def check_told(printed: str) -> None:
