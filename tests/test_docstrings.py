@@ -106,7 +106,10 @@ SLOW = (
     "export.trainer.OnnxTrainer",
     "testing.assert_compiles_once",
 )
-NOT_HERE = {"export.tensorrt.to_tensorrt": "it needs a GPU and torch-tensorrt"}
+NOT_HERE = {
+    "export.tensorrt.to_tensorrt": "it needs a GPU and torch-tensorrt",
+    "functional.processes.SplitBatch": "it needs processes: tests/distributed/test_docs.py has them",
+}
 
 
 def sources() -> Iterator[tuple[str, str]]:

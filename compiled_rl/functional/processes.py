@@ -30,6 +30,8 @@ _SPLIT = _Split()
 class SplitBatch:
     """In this context a batch is one part of that of all processes of a group.
 
+    .. code-block:: python
+
         with SplitBatch(group):
             normalizer.update(observation)  # moves by the observations of all processes
 
