@@ -108,7 +108,7 @@ SLOW = (
 )
 NOT_HERE = {
     "export.tensorrt.to_tensorrt": "it needs a GPU and torch-tensorrt",
-    "functional.processes.SplitBatch": "it needs processes: tests/distributed/test_docs.py has them",
+    "functional.processes.SplitBatch": "it needs processes: tests/distributed",
 }
 
 

@@ -162,6 +162,7 @@ def test_a_rule_is_in_the_file(tmp_path):
     assert float(trainer.state["clip_epsilon"]) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_a_step_that_has_learned_goes_on(tmp_path):
     """Its moments are in the file, too; to make it changes nothing; a learning rate may be told."""
     loss = ppo()

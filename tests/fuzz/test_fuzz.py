@@ -17,7 +17,7 @@ from tests.fuzz.public import NOT_FUZZED, needed, public
 
 every_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 QUICK = settings(
-    max_examples=8,
+    max_examples=4,
     database=None,
     deadline=None,
     derandomize=True,
