@@ -174,6 +174,7 @@ def _by_minibatches() -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_epochs_accumulation_and_copies():
     for found in spawned.run(_by_minibatches, 2):
         assert max(found.values()) < 1e-10, found

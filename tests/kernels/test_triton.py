@@ -428,6 +428,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow  # a minute and a half: it interprets every kernel
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
 def test_in_the_interpreter():
