@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import scalar
+from compiled_rl.functional.scalars import as_scalar, scalar
 from compiled_rl.kernels.checks import check_number, check_shapes
 
 
@@ -261,7 +261,7 @@ def value_loss(
     if old_value is None:
         return loss
     check_shapes("value_loss", {"value": value, "old_value": old_value})
-    bound = scalar("value_loss", "clip_value", clip_value, value, "positive")
+    bound = as_scalar(clip_value, value)
     clipped = old_value + torch.clamp(value - old_value, min=-bound, max=bound)
     return torch.maximum(loss, distance_loss(clipped, value_target, loss_function))
 

@@ -74,8 +74,8 @@ def as_shape(owner: str, argument: str, shape: Any) -> tuple[int, ...]:
 def check_tail(
     owner: str, argument: str, x: Tensor, tail: list[int], reference_name: str, reference: Tensor
 ) -> None:
-    """Refuse a tensor that is not floating point, does not end in ``tail``, or is elsewhere."""
-    check_floating(owner, argument, x)
+    """Refuse what is no tensor, does not end in ``tail``, or is elsewhere."""
+    check_tensor(owner, argument, x)
     check_device(owner, argument, x, reference_name, reference)
     if list(x.shape[max(x.dim() - len(tail), 0) :]) != tail:
         raise ValueError(f"{owner}: `{argument}` must end in {tail}, got {list(x.shape)}")
@@ -83,6 +83,7 @@ def check_tail(
 
 def check_features(owner: str, argument: str, x: Tensor, size: int, weight: Tensor) -> None:
     """Refuse what a layer of these weights cannot be given."""
+    check_floating(owner, argument, x)
     check_tail(owner, argument, x, [size], "the parameters", weight)
     _check_dtype(owner, argument, x, "the parameters", weight)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compiled_rl.kernels.checks import check_floating
+from compiled_rl.kernels.checks import check_tensor
 from compiled_rl.modules.arguments import check_module
 
 
@@ -29,5 +29,5 @@ class Concatenated(nn.Module):
     def forward(self, *observations: Tensor) -> Any:
         """What the network returns."""
         for x in observations:
-            check_floating("Concatenated", "observations", x)
+            check_tensor("Concatenated", "observations", x)
         return self.network(torch.cat(observations, -1))

@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from compiled_rl.kernels.checks import check_device, check_last, check_number, check_tensor
+from compiled_rl.kernels.checks import (
+    check_device,
+    check_floating,
+    check_last,
+    check_number,
+    check_tensor,
+)
 from compiled_rl.modules.arguments import check_count, check_features, check_tail
 from compiled_rl.modules.coefficients import holds
 
@@ -59,6 +65,7 @@ class StateIndependentScale(nn.Module):
     def forward(self, loc: Tensor) -> tuple[Tensor, Tensor]:
         """``loc`` ``[*B, A]`` to ``loc`` and ``scale``, both ``[*B, A]``."""
         tail = list(self.log_scale.shape)
+        check_floating("StateIndependentScale", "loc", loc)
         check_tail("StateIndependentScale", "loc", loc, tail, "log_scale", self.log_scale)
         return loc, self.log_scale.exp().expand_as(loc)
 
@@ -116,6 +123,7 @@ class ActionRescaler(nn.Module):
 
     def forward(self, action: Tensor) -> Tensor:
         """``[*B, A]`` in [-1, 1] to ``[*B, A]`` in actuator units; what is outside is clipped."""
+        check_floating("ActionRescaler", "action", action)
         check_tail("ActionRescaler", "action", action, list(self.low.shape), "low", self.low)
         return self.low + (action.clamp(-1.0, 1.0) + 1) / 2 * (self.high - self.low)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.functional.reduction import moments
-from compiled_rl.kernels.checks import check_number, check_tensor
+from compiled_rl.kernels.checks import check_number
 from compiled_rl.modules.arguments import as_shape, check_tail, check_valid
 
 
@@ -45,7 +45,8 @@ class ObservationNormalizer(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """Normalise ``observation``, ``[*B, *shape]``."""
         self._check(observation, None)
-        scaled = (observation - self.mean) * torch.rsqrt(self.var + self.epsilon)
+        # Not `-`, which torch has not for flags.
+        scaled = (observation + -self.mean) * torch.rsqrt(self.var + self.epsilon)
         return scaled.clamp(-self.clip, self.clip)
 
     @torch.no_grad()
@@ -68,8 +69,7 @@ class ObservationNormalizer(nn.Module):
 
     def _check(self, observation: Tensor, mask: Optional[Tensor]) -> None:
         owner, tail = "ObservationNormalizer", list(self.mean.shape)
-        check_tensor(owner, "observation", observation)
-        # Of integers and flags, too, such as pixels and contacts.
+        # Of integers and flags, too: pixels and contacts.
         check_tail(owner, "observation", observation, tail, "mean", self.mean)
         batch = observation.shape[: observation.dim() - len(tail)]
         check_valid(owner, mask, batch, observation, "observation")

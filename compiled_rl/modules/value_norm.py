@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.functional.reduction import moments
-from compiled_rl.kernels.checks import check_number
+from compiled_rl.kernels.checks import check_floating, check_number
 from compiled_rl.modules.arguments import as_shape, check_tail, check_valid
 from compiled_rl.modules.normalizer import in_a_row, pooled
 
@@ -86,6 +86,7 @@ class ValueNorm(nn.Module):
 
     def _check(self, name: str, x: Tensor, mask: Optional[Tensor] = None) -> None:
         held = self.location()
+        check_floating(type(self).__name__, name, x)
         check_tail(type(self).__name__, name, x, list(self.shape), "the statistics", held)
         batch = x.shape[: x.dim() - len(self.shape)]
         check_valid(type(self).__name__, mask, batch, x, name)

@@ -9,6 +9,7 @@ from compiled_rl.modules import (
     ActionRescaler,
     Categorical,
     CoefficientModule,
+    Concatenated,
     Normal,
     OneHotCategorical,
     StateDependentScale,
@@ -143,6 +144,22 @@ def test_normalizer_reads_valid_observations_only_and_learns_in_update_only():
     normalizer.update(observation, torch.zeros_like(mask))
     assert torch.equal(normalizer.mean, before)
     assert normalizer(torch.full((1, 2), 1e9)).max() == 10
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_pixels_and_contacts_are_normalised(dtype):
+    observation = torch.tensor([[0, 1], [1, 1], [1, 0], [1, 0]]).to(dtype)
+    normalizer, of_floats = ObservationNormalizer(2), ObservationNormalizer(2)
+    for each, x in ((normalizer, observation), (of_floats, observation.float())):
+        each.update(x)
+    assert torch.equal(normalizer.mean, torch.tensor([0.75, 0.5]))
+    assert torch.equal(normalizer(observation), of_floats(observation.float()))
+
+
+def test_observations_of_several_dtypes_are_put_side_by_side():
+    joints, contacts = torch.randn(3, 2), torch.tensor([[True], [False], [True]])
+    got = Concatenated(nn.Identity())(joints, contacts)
+    assert torch.equal(got, torch.cat([joints, contacts.float()], -1))
 
 
 @pytest.mark.parametrize(
