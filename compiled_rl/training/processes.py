@@ -1,6 +1,7 @@
 """Several processes that train one loss: they begin alike, and draw their own noise."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Optional, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Generator, Tensor, nn
 from compiled_rl.estimators import GAE, MultiAgentGAE
 from compiled_rl.functional.processes import SplitBatch, check_group
 from compiled_rl.modules import PercentileValueNorm, ValueNorm
+from compiled_rl.training.optimisers import Tensors
 
 if TYPE_CHECKING:
     from compiled_rl.training.update import UpdateStep
@@ -17,8 +19,33 @@ if TYPE_CHECKING:
 _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
 
+class Alone:
+    """This process, which has the whole batch."""
+
+    split: AbstractContextManager[None] = nullcontext()
+
+    def common(self, generator: Optional[Generator]) -> Optional[Generator]:
+        """What a step draws from."""
+        return generator
+
+    def own(self, common: Optional[Generator]) -> Optional[Generator]:
+        """What a call of it draws from."""
+        return common
+
+    def most(self, count: int) -> int:
+        """How many steps are taken."""
+        return count
+
+    def of_all(self, metrics: Tensors) -> Tensors:
+        """The metrics that a rule is given."""
+        return metrics
+
+    def begin_alike(self, step: "UpdateStep") -> None:
+        """Nothing is to be shared."""
+
+
 class Processes:
-    """The processes of a group, as one step of each sees them.
+    """The processes of a group, as one step of each sees them; ``Alone`` says what is asked.
 
     Args:
         group: of the processes.
@@ -27,11 +54,27 @@ class Processes:
 
     def __init__(self, group: "dist.ProcessGroup", device: torch.device) -> None:
         self.group, self.rank = group, dist.get_rank(group)
-        self.split = SplitBatch(group)
+        self.split: AbstractContextManager[None] = SplitBatch(group)
         self._device, self._own = device, Generator(device)
 
-    def generator(self, common: Generator) -> Generator:
-        """What this process draws from now: seeded from what is common to all, and its own."""
+    def common(self, generator: Optional[Generator]) -> Generator:
+        """What the seeds of all processes are drawn from.
+
+        Raises:
+            ValueError: it is not on the CPU, where a number can be had without waiting for a
+                device.
+        """
+        if generator is None:
+            return Generator().manual_seed(torch.initial_seed())
+        if generator.device.type != "cpu":
+            raise ValueError(
+                "UpdateStep: `generator` must be on the CPU with a `process_group`, "
+                f"got one on {generator.device}"
+            )
+        return generator
+
+    def own(self, common: Optional[Generator]) -> Generator:
+        """What this process draws from now: seeded from what is common to all, and its rank."""
         seed = int(torch.randint(2**62, [], generator=common))
         return self._own.manual_seed(seed + self.rank)
 
@@ -40,6 +83,10 @@ class Processes:
         found = torch.tensor(count, device=self._device)
         dist.all_reduce(found, dist.ReduceOp.MAX, self.group)
         return int(found)
+
+    def of_all(self, metrics: Tensors) -> Tensors:
+        """The metrics that are the same in every process."""
+        return {name: x for name, x in metrics.items() if x.dim() == 0}
 
     def begin_alike(self, step: "UpdateStep") -> None:
         """Give every process what the first one has: parameters, buffers, state and random numbers.
@@ -66,15 +113,16 @@ class Processes:
         x.detach().copy_(first)
 
 
-def processes_of(group: Any, device: torch.device) -> Optional[Processes]:
-    """Those of a group, or none.
+def processes_of(group: Any, loss: nn.Module, device: torch.device) -> Alone | Processes:
+    """Those of a group that train a loss; without a group, this one.
 
     Raises:
-        TypeError: ``group`` is no process group.
+        TypeError: ``group`` is no process group, or the loss needs the whole batch.
     """
     if group is None:
-        return None
+        return Alone()
     check_group("UpdateStep", group)
+    check_statistics(loss)
     return Processes(group, device)
 
 
@@ -84,22 +132,6 @@ def group_named(name: Optional[str]) -> Optional["dist.ProcessGroup"]:
         return None
     torchs: Any = dist.distributed_c10d
     return cast(dist.ProcessGroup, torchs._resolve_process_group(name))
-
-
-def common_generator(generator: Optional[Generator]) -> Generator:
-    """What the seeds of all processes are drawn from.
-
-    Raises:
-        ValueError: it is not on the CPU, where a number can be had without waiting for a device.
-    """
-    if generator is None:
-        return Generator().manual_seed(torch.initial_seed())
-    if generator.device.type != "cpu":
-        raise ValueError(
-            "UpdateStep: `generator` must be on the CPU with a `process_group`, "
-            f"got one on {generator.device}"
-        )
-    return generator
 
 
 def check_unwrapped(loss: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
 import torch
@@ -17,13 +16,7 @@ from compiled_rl.training.compiled import Graphs, Mode, obstacle_to_compiling
 from compiled_rl.training.fresh import Structure
 from compiled_rl.training.numbers import put
 from compiled_rl.training.optimisers import Tensors, optimisers_of
-from compiled_rl.training.processes import (
-    check_statistics,
-    check_unwrapped,
-    common_generator,
-    group_named,
-    processes_of,
-)
+from compiled_rl.training.processes import check_unwrapped, group_named, processes_of
 from compiled_rl.training.pure import State, Update, global_norm, networks
 from compiled_rl.training.state import load_state, state_of
 from compiled_rl.training.statistics import put_back, saved, statistics_of
@@ -113,7 +106,7 @@ class UpdateStep:
         arguments.check_generator(generator)
         arguments.check_updater(loss, target_updater)
         arguments.check_outputs(loss, minimise)
-        self.loss, self.optimizer, self.generator = loss, optimizer, generator
+        self.loss, self.optimizer = loss, optimizer
         self.target_updater = target_updater
         self._outputs = loss.output_names
         self._options: dict[str, Any] = {
@@ -129,8 +122,10 @@ class UpdateStep:
         self._optimisers = optimisers_of(optimizer, names)
         move = None if target_updater is None else target_updater.moved
         self._update = Update(loss, self._optimisers, max_grad_norm, move, minimise, autocast)
-        first = next(iter(self._params.values()))
-        self.updates = torch.zeros([], dtype=torch.int64, device=first.device)
+        device = next(iter(self._params.values())).device
+        self._processes = processes_of(process_group, loss, device)
+        self.generator = self._processes.common(generator)
+        self.updates = torch.zeros([], dtype=torch.int64, device=device)
         # Of all that an optimiser has, also of what is frozen now.
         learned = {k: p for each in self._optimisers for k, p in each.members.items()}
         kept = learned if accumulate > 1 else {}
@@ -141,14 +136,9 @@ class UpdateStep:
         self._coefficients = None if rule is None else Coefficients(loss, groups, rule, outputs)
         self._structure = Structure("UpdateStep", loss)
         self._statistics = statistics_of(loss)
-        self._graphs = self._graphs_of(mode, first.device.type == "cpu")
+        self._graphs = self._graphs_of(mode, device.type == "cpu")
         self._tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
-        self._processes = processes_of(process_group, first.device)
-        self._split: AbstractContextManager[None] = nullcontext()
-        if self._processes is not None:
-            check_statistics(loss)
-            self.generator, self._split = common_generator(generator), self._processes.split
-            self._processes.begin_alike(self)
+        self._processes.begin_alike(self)
 
     def __reduce__(self) -> Any:
         """A copy is made anew of copies: what is compiled belongs to a process and a loss."""
@@ -213,13 +203,11 @@ class UpdateStep:
 
     def _source(self) -> Optional[Generator]:
         """What this process draws from now; None: torch's own generator."""
-        if self._processes is None or self.generator is None:
-            return self.generator
-        return self._processes.generator(self.generator)
+        return self._processes.own(self.generator)
 
     def _steps_of(self, count: int) -> int:
         """How many steps all processes take where this one has minibatches for so many."""
-        return count if self._processes is None else self._processes.most(count)
+        return self._processes.most(count)
 
     def _finish(self) -> None:
         """What a step leaves to Python."""
@@ -240,7 +228,7 @@ class UpdateStep:
             return self._apply_or_undo(*inputs)
         others = [*_tensors_of(state), *targets.values(), *held.values(), self.updates]
         try:
-            with self._tracing, self._split:
+            with self._tracing, self._processes.split:
                 return self._graphs(params, others, *inputs)
         except TorchDynamoException as error:
             raise (self._eager_error(data) or error) from None
@@ -261,7 +249,7 @@ class UpdateStep:
         """Eagerly, a network may have moved its statistics before the loss refuses a batch."""
         before = saved(self._statistics)
         try:
-            with self._split:
+            with self._processes.split:
                 return self._apply(*inputs)
         except BaseException:
             put_back(before)
@@ -306,14 +294,8 @@ class UpdateStep:
             put(held, {name: torch.zeros_like(x) for name, x in held.items()})
             updates.add_(1)
             if self._coefficients is not None:
-                self._coefficients.move_(state, updates, self._of_all(metrics))
+                self._coefficients.move_(state, updates, self._processes.of_all(metrics))
         return metrics
-
-    def _of_all(self, metrics: Tensors) -> Tensors:
-        """The metrics that are the same in every process."""
-        if self._processes is None:
-            return metrics
-        return {name: x for name, x in metrics.items() if x.dim() == 0}
 
     def _accumulated(self, held: Tensors, grads: Tensors) -> Tensors:
         share = 1.0 if self.loss.reduction == "sum" else 1.0 / self.accumulate
