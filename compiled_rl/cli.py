@@ -187,7 +187,7 @@ def inspect(artefact: Artefact, as_json: Json = False) -> None:
     """Show what a file promises and holds, and whether it is whole."""
     _need_whole(artefact)
     with _working(f"Reading {artefact.name}"):
-        contract = read_contract(artefact)
+        contract = read_contract("compiled-rl", artefact)
         graph = read_graph(artefact, contract["format"])
     size, whole = artefact.stat().st_size, contract_beside(artefact) is not None
     if as_json:
@@ -258,7 +258,7 @@ def _eager(artefact: Path, against: str) -> Any:
     recipe = _read(against)
     for module in modules_of(recipe.target):
         module.eval()
-    contract = read_contract(artefact)
+    contract = read_contract("compiled-rl", artefact)
     return subject_as(contract, recipe.target, recipe.example, recipe.options).module
 
 

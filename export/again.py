@@ -13,6 +13,7 @@ from compiled_rl.export.stored import read_contract
 from compiled_rl.export.subject import Subject, subject_of
 from compiled_rl.export.trials import draw_trials
 from compiled_rl.export.verify import Model, Report, verify, verify_bound
+from compiled_rl.files import existing
 
 _LOADERS = {
     "onnx": ("compiled_rl.export.onnx", "OnnxTensors"),
@@ -44,8 +45,8 @@ def verify_artefact(
         CorruptedError: the file is damaged, or none that can be run.
         ExportError: it does not compute the same.
     """
-    path = Path(path)
-    contract = read_contract(path)
+    path = existing("verify_artefact", path)
+    contract = read_contract("verify_artefact", path)
     model = load_artefact(path)
     with speaking_as("verify_artefact"), at_rest(target):
         subject = subject_as(contract, target, example, options)
@@ -62,7 +63,7 @@ def load_artefact(path: str | Path) -> Model:
         FileNotFoundError: there is no such file.
         CorruptedError: the file is damaged, or none that can be run.
     """
-    home, name = _LOADERS[read_contract(path)["format"]]
+    home, name = _LOADERS[read_contract("load_artefact", path)["format"]]
     model: Model = getattr(import_module(home), name)(path)
     return model
 

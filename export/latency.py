@@ -180,7 +180,7 @@ def time_artefact(
         CorruptedError: the file is damaged, or none that can be run.
         ValueError: it cannot be run here, or at these sizes.
     """
-    contract = read_contract(path)
+    contract = read_contract("time_artefact", path)
     programs: dict[str, Callable[..., object]] = {} if eager is None else {"eager": eager}
     is_onnx = contract["format"] == "onnx"
     if not is_onnx:

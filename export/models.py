@@ -15,6 +15,7 @@ from compiled_rl.export.promises import check_state
 from compiled_rl.export.signature import flat
 from compiled_rl.export.stored import checked_contract, read_contract
 from compiled_rl.export.verify import dtype_name
+from compiled_rl.files import existing
 
 
 class TorchModel:
@@ -89,10 +90,9 @@ def reading(function: str, path: str | Path) -> Iterator[None]:
         FileNotFoundError: there is no such file.
         CorruptedError: it is damaged, or not what ``function`` reads.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{function}: `path` must be a file, got {path}")
+    existing(function, path)
     try:
-        read_contract(path)
+        read_contract(function, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield

@@ -12,6 +12,7 @@ from compiled_rl.export.names import CONTRACT_KEY, STATE_KEY, arrays_of, fits
 from compiled_rl.export.promises import Port, check_promises
 from compiled_rl.export.session import Providers, failed, open_session
 from compiled_rl.export.vouched import check_same, contract_beside, parsed
+from compiled_rl.files import existing
 
 Arrays = dict[str, np.ndarray]
 _IS_INIT = "is_init"
@@ -55,9 +56,8 @@ class _OnnxFile:
     """
 
     def __init__(self, path: str | Path, providers: Providers) -> None:
-        owner, path = type(self).__name__, Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{owner}: `path` must be a file, got {path}")
+        owner = type(self).__name__
+        path = existing(owner, path)
         beside = contract_beside(path)  # which the file is held to before the runtime reads it
         self.session = open_session(owner, path, providers)
         self.expected = {x.name: _expected(x) for x in self.session.get_inputs()}

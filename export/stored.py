@@ -14,6 +14,7 @@ from compiled_rl.export.errors import CorruptedError, InstallationError, said
 from compiled_rl.export.names import CONTRACT_KEY, check_growth
 from compiled_rl.export.schema import Contract, first_of
 from compiled_rl.export.vouched import check_same, contract_beside, parsed
+from compiled_rl.files import existing
 
 
 class Graph(NamedTuple):
@@ -35,8 +36,8 @@ class Graph(NamedTuple):
         return sum(self.operators.values())
 
 
-def read_contract(path: str | Path) -> dict[str, Any]:
-    """The contract inside a file, once the file is known to be whole.
+def read_contract(owner: str, path: str | Path) -> dict[str, Any]:
+    """The contract inside a file, once the file is known to be whole; ``owner`` asks for it.
 
     It is held to the SHA-256 in the contract beside it, if there is one, and an archive to the
     checksum of each record, which torch does not look at.
@@ -45,9 +46,7 @@ def read_contract(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptedError: the file is damaged, or has no contract.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the artefact must be a file, got {path}")
+    path = existing(owner, path)
     beside = contract_beside(path)
     read = _of_onnx if path.suffix == ".onnx" else _of_archive
     try:

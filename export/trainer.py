@@ -1,8 +1,6 @@
 """Learn with ONNX Runtime alone: a file that holds training steps, and what they move."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -15,6 +13,7 @@ from compiled_rl.export.names import MINIBATCHES, read_arrays
 from compiled_rl.export.runtime import OnnxModel
 from compiled_rl.export.session import Providers
 from compiled_rl.export.vouched import parsed
+from compiled_rl.files import existing, replaced
 
 Arrays = dict[str, np.ndarray]
 
@@ -54,7 +53,7 @@ class OnnxTrainer:
     """
 
     def __init__(self, path: str | Path, *, seed: int = 0, providers: Providers = None) -> None:
-        self.model = OnnxModel(path, providers=providers)
+        self.model = OnnxModel(existing("OnnxTrainer", path), providers=providers)
         contract = self.model.contract
         following: dict[str, Optional[str]] = contract.get("state", {})
         self._held = {name: np.array(x, order="C") for name, x in self.model.stored.items()}
@@ -100,20 +99,10 @@ class OnnxTrainer:
 
     def save(self, path: str | Path) -> None:
         """Write all that a run goes on from to an ``.npz`` file; an older one stays until then."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         stored: Any = {f"state.{name}": x for name, x in self.state.items()}
         stored |= {"updates": np.array(self.updates), "generator": _as_bytes(self.generator)}
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            try:
-                np.savez(file, **stored)
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with replaced("OnnxTrainer", path) as file:
+            np.savez(file, **stored)
 
     def load(self, path: str | Path) -> None:
         """Go on where another trainer of the same file was; to the same bits.
@@ -123,8 +112,7 @@ class OnnxTrainer:
             CorruptedError: the file is damaged, or none that a trainer saved.
             ValueError: it is of another trainer; nothing is changed then.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"OnnxTrainer: `path` must be a file, got {path}")
+        path = existing("OnnxTrainer", path)
         try:
             stored = read_arrays(path)
             state = {k.removeprefix("state."): x for k, x in stored.items() if "." in k}

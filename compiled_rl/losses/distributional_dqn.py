@@ -149,10 +149,11 @@ class DistributionalDQNLoss(QNetworkLoss):
             raise NotImplementedError(
                 f"{self.name}: the value estimator must be TD0, got {value_type!r}"
             )
-        for name, value in hyperparams.items():
+        for name in hyperparams:
             if name != "gamma":
                 raise TypeError(f"{self.name}: `{name}` is no hyper-parameter, `gamma` is")
-            self.gamma = self._checked_gamma(value)
+        if "gamma" in hyperparams:
+            self.gamma = self._checked_gamma(hyperparams["gamma"])
         self.value_type = ValueEstimators.TD0
         self.wire()
         return self

@@ -1,11 +1,13 @@
 """Checkpoints that a kill at any moment leaves whole."""
 
-import os
 from pathlib import Path
-from typing import Any
+from pickle import PickleError
+from typing import IO, Any
 from zipfile import ZipFile
 
 import torch
+
+from compiled_rl.files import existing, replaced
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
@@ -15,20 +17,29 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
     Args:
         path: of the checkpoint; missing folders are made.
-        state: what ``torch.save`` can write and ``load_checkpoint`` may read.
+        state: tensors, numbers and strings, by name and in containers.
+
+    Raises:
+        IsADirectoryError: ``path`` is a folder.
+        TypeError: ``path`` is no name of a file, or ``state`` no dict.
+        ValueError: ``state`` holds what ``load_checkpoint`` would not read.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    if not isinstance(state, dict):
+        raise TypeError(f"save_checkpoint: `state` must be a dict, got a {type(state).__name__}")
+    with replaced("save_checkpoint", path) as file:
+        _write(state, file)
+
+
+def _write(state: dict[str, Any], file: IO[bytes]) -> None:
+    """Write what can be read again, which is tried; what a full disk raises stays what it is."""
     try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True, map_location="meta")
+    except (PickleError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"save_checkpoint: `state` must hold tensors, numbers and strings, got: {_said(error)}"
+        ) from None
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -42,23 +53,27 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: ``path`` is no name of a file.
         ValueError: the file is damaged, or holds more than tensors, numbers and strings.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"load_checkpoint: `path` must be a file, got {path}")
+    path = existing("load_checkpoint", path)
     try:
-        _check_records(Path(path))
+        _check_records(path)
         state = torch.load(path, weights_only=True)
     except Exception as error:
-        # torch recommends to load without `weights_only`, which runs what is in the file.
-        said = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())
         raise ValueError(
             f"load_checkpoint: {path} must be a checkpoint of tensors, numbers and strings, got: "
-            f"{type(error).__name__} {said:.200}"
+            f"{_said(error)}"
         ) from None
     if not isinstance(state, dict):
         raise ValueError(f"load_checkpoint: {path} must hold a dict, got {type(state).__name__}")
     return state
+
+
+def _said(error: Exception) -> str:
+    """What torch said, without its advice to load without `weights_only`, which runs the file."""
+    said = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())
+    return f"{type(error).__name__} {said:.200}"
 
 
 def _check_records(path: Path) -> None:

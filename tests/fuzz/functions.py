@@ -33,8 +33,6 @@ RANGES = {
 }
 OWN = {"exponential_schedule": {"start": POSITIVE, "end": POSITIVE}}
 
-
-ANY_BATCH = ("expected_action_value",)  # of one tensor but the atoms
 ANY_BATCH = ("expected_action_value",)  # of one tensor but the atoms
 CRITICS_FIRST = ("soft_value", "categorical_soft_value")
 HALVES = {"torch.float16", "torch.bfloat16"}  # that of `loc` says how much is kept from a bound

@@ -12,7 +12,7 @@ from compiled_rl.adapters.fields import keyword
 from compiled_rl.modules import families
 from tests.fuzz.call import AT_LEAST_ONE, EXTRA, Call, Made
 from tests.fuzz.mutations import ANYTHING, FRACTION, NOT_NEGATIVE, POSITIVE, Range
-from tests.fuzz.of_modules import Fresh, fresh, made, normal
+from tests.fuzz.of_modules import Fresh, called, fresh, made, normal
 
 B, T, D, A, AGENTS, ATOMS = 4, 5, 5, 3, 3, 7
 
@@ -183,7 +183,18 @@ class Row:
     def calls(self) -> list[Call]:
         name = f"losses.{self.name}"
         cls = getattr(losses, self.name)
-        found = [made(name, cls, **NUMBERS, **self.arguments)]
+        found = [made(name, cls, **NUMBERS, **self.arguments), of_keys(name, self.loss)]
+        found.append(
+            called(
+                name,
+                self.loss,
+                "make_value_estimator",
+                value_type="td0",
+                gamma=0.9,
+                ranges=RANGES,
+                allowed={"gamma": {"a tensor with an axis"}},  # a discount for each step
+            )
+        )
         for data in self.data:
             found += [
                 self._call(f"{name}.forward", data, by) for by in (_by_keyword, _by_tensordict)
@@ -203,6 +214,12 @@ class Row:
             users=NETWORK,
             allowed=by.allowed(data),
         )
+
+
+def of_keys(name: str, instance: Callable[[], Any]) -> Call:
+    """Saying under which keys things are found."""
+    keys = {"reward": "reward", "done": "done", "terminated": "terminated"}
+    return called(name, instance, "set_keys", words=frozenset(keys), **keys)
 
 
 class _by_keyword(nn.Module):  # noqa: N801
@@ -418,6 +435,7 @@ def of_estimator(name: str, data: dict[str, Tensor], **others: Any) -> list[Call
             },
             **{**OPTIONS, **others},
         ),
+        of_keys(f"estimators.{name}", estimator),
         Call(f"estimators.{name}.forward keyword", by_keyword, **names),
         Call(f"estimators.{name}.value_estimate", target, **names),
         Call(

@@ -1,5 +1,7 @@
 """Checkpoints are whole or absent, and run no code."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -35,3 +37,20 @@ def test_code_in_a_file_is_not_run(tmp_path):
     torch.save({"call": print}, path)
     with pytest.raises(ValueError, match=r"state.pt must be a checkpoint of tensors, .*print"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("held", [object(), Path("a"), lambda: 0], ids=["object", "path", "code"])
+def test_what_could_not_be_read_again_is_not_written(tmp_path, held):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"steps": 1})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"save_checkpoint: `state` must hold tensors, numbers"):
+        save_checkpoint(path, {"steps": 2, "deep": [{"x": held}]})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(IsADirectoryError, match="save_checkpoint: `path` must be a file, got the"):
+        save_checkpoint(tmp_path, {})
+    assert not list(tmp_path.iterdir())
