@@ -1,8 +1,15 @@
-"""What all tests share: an exporter that reads its translations once, not at every export.
+"""What all tests share: one thread a process, and an exporter that reads its translations once.
 
-torch.onnx asks onnxscript for all of them each time, and onnxscript parses the source of each to
-answer: a second of an export's two or three.
+The tests' tensors are small: a second thread waits for the first one, in a loop that takes its core
+from the other worker of ``pytest -n 2``. Tests of what threads share ask for theirs.
+
+torch.onnx asks onnxscript for all translations at every export, and onnxscript parses the source of
+each to answer: a second of an export's two or three.
 """
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there, and of the tests' children
 
 from functools import cache
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from compiled_rl import functional
 from compiled_rl.adapters.fields import joined
 from compiled_rl.extras import needed_by
-from compiled_rl.kernels.checks import check_device, check_tensor
-from compiled_rl.modules.arguments import check_bool
+from compiled_rl.kernels.checks import check_bool, check_device, check_tensor
 from compiled_rl.modules.calls import holds_tensordict, tensors_in
 
 with needed_by(__name__):

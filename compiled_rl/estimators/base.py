@@ -373,6 +373,7 @@ class ValueEstimatorBase(KeyedModule):
         Returns:
             Advantage and value target, and the mask without the steps that could not be estimated.
         """
+        self._check_flags(data)
         axes = time_among(self.name, batch, self.time_within(data, batch, value))
         with self._gradients():
             known = value.detach()
@@ -420,16 +421,19 @@ class ValueEstimatorBase(KeyedModule):
     ) -> tuple[Data, Axes]:
         data = read(self.name, self.in_keys, source, tensors)
         reward = self.require(data, "reward")
-        for key in (self.tensor_keys["terminated"], self.tensor_keys["done"], _MASK):
-            if key in data and data[key].dtype != torch.bool:
-                raise ValueError(
-                    f"{self.name}: `{keyword(key)}` must be torch.bool, got {data[key].dtype}"
-                )
+        self._check_flags(data)
         time_dim = self.time_dim if time_dim is None else time_dim
         axes = find_axes(self.name, source, data, reward, time_dim)
         if _MASK in data:
             data = select_valid(data, axes.batched(data[_MASK]), (_MASK,))
         return data, axes
+
+    def _check_flags(self, data: Data) -> None:
+        for key in (self.tensor_keys["terminated"], self.tensor_keys["done"], _MASK):
+            if key in data and data[key].dtype != torch.bool:
+                raise ValueError(
+                    f"{self.name}: `{keyword(key)}` must be torch.bool, got {data[key].dtype}"
+                )
 
     def _values(
         self,

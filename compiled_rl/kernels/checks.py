@@ -72,6 +72,13 @@ def check_last(function: str, name: str, x: Tensor) -> None:
         raise ValueError(f"{function}: `{name}` must have an axis, got a 0-d tensor")
 
 
+def check_bool(function: str, name: str, value: bool) -> bool:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}: `{name}` must be True or False, got {value}")
+    return value
+
+
 def check_integer(function: str, name: str, x: int) -> None:
     """Refuse what is no integer."""
     if not isinstance(x, int) or isinstance(x, bool):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from compiled_rl.kernels import cpu, operators
-from compiled_rl.kernels.checks import check_flag, check_like, check_time
+from compiled_rl.kernels.checks import check_bool, check_flag, check_like, check_time
 from compiled_rl.kernels.doubling import doubling
 from compiled_rl.kernels.scalars import as_scalar, at_least_float
 from compiled_rl.kernels.table import KERNELS
@@ -43,11 +43,13 @@ def linear_recurrence(
         ``y``, ``[*B, T]``.
 
     Raises:
+        TypeError: ``x``, ``decay`` or ``mask`` is no tensor, or ``reverse`` neither True nor False.
         ValueError: the shapes or dtypes differ, ``x`` is not floating point or has no time axis,
             or ``mask`` is not bool.
     """
     check_time("linear_recurrence", "x", x, time_dim)
     check_like("linear_recurrence", "decay", decay, "x", x)
+    check_bool("linear_recurrence", "reverse", reverse)
     if mask is not None:
         check_flag("linear_recurrence", "mask", mask, "x", x)
         zero = torch.zeros([], dtype=x.dtype, device=x.device)

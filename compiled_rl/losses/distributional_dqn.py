@@ -16,7 +16,7 @@ from compiled_rl.functional import (
     reduce,
 )
 from compiled_rl.functional.scalars import where_valid
-from compiled_rl.kernels.checks import check_floating
+from compiled_rl.kernels.checks import check_floating, check_tensor
 from compiled_rl.losses.action_values import LOSS
 from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.off_policy import TD_ERROR
@@ -52,7 +52,7 @@ class DistributionalDQNLoss(QNetworkLoss):
 
     Raises:
         KeyError: the network has no output of the key of ``action_value``.
-        TypeError: the network is missing or of no known kind.
+        TypeError: the network is missing or of no known kind, or ``support`` no tensor.
         ValueError: an argument is out of its range, or nobody says what the actions or the atoms
             are.
 
@@ -124,10 +124,10 @@ class DistributionalDQNLoss(QNetworkLoss):
         return gamma
 
     def _checked_support(self, support: Any) -> Tensor:
-        if not isinstance(support, Tensor) or support.dim() != 1 or len(support) < 2:
+        check_tensor(self.name, "support", support)
+        if support.dim() != 1 or len(support) < 2:
             raise ValueError(
-                f"{self.name}: `support` must be a tensor of at least two atoms, "
-                f"got {list(support.shape) if isinstance(support, Tensor) else support!r}"
+                f"{self.name}: `support` must be at least two atoms, got {list(support.shape)}"
             )
         whole = not support.is_floating_point()
         atoms: Tensor = support.to(torch.get_default_dtype() if whole else support.dtype, copy=True)

@@ -6,7 +6,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from compiled_rl.kernels.checks import check_device, check_floating, check_tensor
+from compiled_rl.kernels.checks import check_bool, check_device, check_floating, check_tensor
 
 
 def check_module(owner: str, argument: str, module: Any) -> nn.Module:
@@ -29,13 +29,6 @@ def check_text(owner: str, argument: str, text: Any) -> str:
     if not isinstance(text, str) or not text:
         raise TypeError(f"{owner}: `{argument}` must be a string that is not empty, got {text!r}")
     return text
-
-
-def check_bool(owner: str, argument: str, value: Any) -> bool:
-    """Refuse what is neither True nor False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{owner}: `{argument}` must be True or False, got {value!r}")
-    return value
 
 
 def check_key(owner: str, argument: str, key: Any) -> None:

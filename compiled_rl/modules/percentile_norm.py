@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compiled_rl.functional.processes import check_whole
-from compiled_rl.modules.arguments import check_bool
+from compiled_rl.kernels.checks import check_bool
 from compiled_rl.modules.normalizer import in_a_row
 from compiled_rl.modules.value_norm import ValueNorm
 

@@ -21,14 +21,8 @@ def changes(draw: Any, call: Call, most: int = 2) -> Changes:
     numbers = [] if call.only else _numbers(call)
     if numbers and draw(st.booleans()):
         name = draw(st.sampled_from(numbers))
-        found[name] = number(call, name, draw(st.floats(width=32)))
+        found[name] = call.ranges.get(name, ANYTHING).mutation(draw(st.floats(width=32)))
     return found
-
-
-def number(call: Call, name: str, x: float) -> Mutation:
-    """Any float for a number."""
-    fits = call.ranges.get(name, ANYTHING).holds(x)
-    return Mutation(f"{x!r}", x, "any" if fits else "refused")
 
 
 def _numbers(call: Call) -> list[str]:

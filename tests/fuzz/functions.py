@@ -52,8 +52,10 @@ def of_case(case: Case) -> Call:
             inputs["action_value"] = inputs["action_value"].movedim(-1, 0).contiguous()
         return getattr(functional, word), {**inputs, **case.scalars, **case.fixed}
 
+    one = {"a number", "no axis"}  # for a discount of each step
+    each_step = dict.fromkeys(("gamma", "lmbda"), one) if "rolling" in case.name else {}
     coarse = {"loc": HALVES} if word.startswith("truncated") else {}
-    allowed = {**ALLOWED.get(word, {}), **coarse}
+    allowed = {**ALLOWED.get(word, {}), **coarse, **each_step}
     names = {"agent_dim": {"reward"}}  # which then has not the shape that the values say
     return Call(
         f"functional.{case.name}",

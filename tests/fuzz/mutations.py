@@ -16,7 +16,8 @@ class Mutation(NamedTuple):
 
     ``expected`` is ``"refused"``; ``"equal"``, where the call must return what it returned with
     ``instead`` in the argument's place; or ``"any"``: an answer, or a refusal. ``may_refuse`` says
-    that an equal answer may be a refusal, too.
+    that an equal answer may be a refusal, too, and ``relative`` that another value of another
+    argument may make it valid.
     """
 
     what: str
@@ -24,20 +25,27 @@ class Mutation(NamedTuple):
     expected: str = "refused"
     instead: Any = None
     may_refuse: bool = False
+    relative: bool = False
 
 
 class Range(NamedTuple):
-    """The numbers that a scalar may be."""
+    """The numbers that a scalar may be; ``relative``, where another argument is the bound."""
 
     low: float = -math.inf
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
+    relative: bool = False
 
     def holds(self, x: float) -> bool:
         above = x > self.low if self.open_low else x >= self.low
         below = x < self.high if self.open_high else x <= self.high
         return above and below
+
+    def mutation(self, x: float) -> Mutation:
+        """Another number, which is refused out of the range."""
+        expected = "any" if self.holds(x) else "refused"
+        return Mutation(f"{x}", x, expected, relative=self.relative)
 
 
 ANYTHING = Range()
@@ -141,7 +149,7 @@ def of_float(x: float, coupled: bool, range_: Range) -> Iterator[Mutation]:
     yield Mutation("a complex tensor", torch.tensor(1j))
     yield Mutation("NaN", math.nan)
     for number in (-1.0, -1e-3, 0.0, 0.5, 1.0, 1.5, 1e30, math.inf, -math.inf):
-        yield Mutation(f"{number}", number, "any" if range_.holds(number) else "refused")
+        yield range_.mutation(number)
     yield Mutation("a 0-d tensor", torch.tensor(x), "equal", x, may_refuse=True)
     fine = torch.tensor(x, dtype=torch.float64)
     yield Mutation("a 0-d float64 tensor", fine, "equal", x, may_refuse=True)
@@ -158,7 +166,7 @@ def of_int(x: int, coupled: bool, range_: Range) -> Iterator[Mutation]:
     yield Mutation("a list", [x])
     yield Mutation("True", True)
     for number in (-10_000, -1, 0, 1000):
-        yield Mutation(f"{number}", number, "any" if range_.holds(number) else "refused")
+        yield range_.mutation(number)
     yield Mutation("a NumPy integer", np.int64(x), "equal", x, may_refuse=True)
 
 

@@ -69,7 +69,13 @@ def calls() -> list[Call]:
         made("compiled_rl.distance_loss", torchrl.distance_loss, **pair, **named),
         made("compiled_rl.add_random_module", torchrl.add_random_module, module=nn.Dropout),
         made("compiled_rl.to_policy", compiled_rl.to_policy, actor=Fresh(lambda: networks()[0])),
-        made("estimators.make_estimator", estimator, value_type="gae", **ranges),
+        made(
+            "estimators.make_estimator",
+            estimator,
+            value_type="gae",
+            allowed={"gamma": {"a tensor with an axis"}},  # a discount for each step
+            **ranges,
+        ),
         made("estimators.default_value_kwargs", estimators.default_value_kwargs, value_type="gae"),
         made(
             "testing.assert_compiles_once",

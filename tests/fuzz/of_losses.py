@@ -149,7 +149,7 @@ NUMBERS: dict[str, Any] = {
     "ranges": RANGES,
     "words": WORDS,
     "names": {k: {k.removesuffix("_key")} for k in WORDS},
-    "allowed": {"device": {"bytes"}, "clip_value": {"True"}},
+    "allowed": {"device": {"bytes"}, "clip_value": {"True"}, "loss_mask_key": {"None"}},
 }
 
 
@@ -423,6 +423,7 @@ def of_estimator(name: str, data: dict[str, Tensor], **others: Any) -> list[Call
         return _by_tensordict(estimator_once()), fresh(data)
 
     names: dict[str, Any] = {"names": NAMES, "users": NETWORK}
+    column = {"action_log_prob": {"an axis more"}}  # as values are
     return [
         made(
             f"estimators.{name}",
@@ -436,8 +437,8 @@ def of_estimator(name: str, data: dict[str, Tensor], **others: Any) -> list[Call
             **{**OPTIONS, **others},
         ),
         of_keys(f"estimators.{name}", estimator),
-        Call(f"estimators.{name}.forward keyword", by_keyword, **names),
-        Call(f"estimators.{name}.value_estimate", target, **names),
+        Call(f"estimators.{name}.forward keyword", by_keyword, allowed=column, **names),
+        Call(f"estimators.{name}.value_estimate", target, allowed=column, **names),
         Call(
             f"estimators.{name}.forward tensordict",
             by_tensordict,

@@ -68,7 +68,10 @@ def policy() -> modules.Policy:
 
 FEATURES = {"names": {"observation": {"features"}}, "users": frozenset({"observation"})}
 BOUNDS = {"low": -torch.ones(A), "high": torch.ones(A)}
-ACTION_RANGE = {"low": Range(high=1.0, open_high=True), "high": Range(-1.0, open_low=True)}
+ACTION_RANGE = {
+    "low": Range(high=1.0, open_high=True, relative=True),
+    "high": Range(-1.0, open_low=True, relative=True),
+}
 TARGETS = Fresh(lambda: torch.randn(N, 1))
 MASK = Fresh(lambda: torch.tensor([True, False, True, True]))
 SIZES = {"shape": AT_LEAST_ONE}
@@ -82,10 +85,10 @@ COUNTS = dict.fromkeys(COUNTED.split(), AT_LEAST_ONE)
 ANY_SHAPE = {"shape": {"a list", "a number"}, "state_shape": {"a number", "one more"}}
 RANGES: dict[str, Any] = {"ranges": {**POSITIVES, **COUNTS}, "allowed": ANY_SHAPE}
 STARTS = {"allowed": {"is_init": {"an axis more"}}}
-EACH = {"a list", "a tensor with an axis"}
+EACH = {"a list", "a tensor with an axis", "a 0-d tensor", "a 0-d float64 tensor"}  # a buffer then
 BOUNDED: dict[str, Any] = {
     "ranges": {**POSITIVES, **ACTION_RANGE},
-    "allowed": {"low": EACH, "high": EACH, "upscale": EACH | {"a 0-d tensor"}},
+    "allowed": {"low": EACH, "high": EACH, "upscale": EACH},
 }
 
 

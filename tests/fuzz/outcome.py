@@ -60,7 +60,7 @@ def _attempt(make: Any, changes: Any, names: Any, users: Any, writes: Any) -> Ou
     if changed:
         return Outcome(False, f"changes its argument: {changed}")
     # Two arguments of other shapes may fit each other; what is wrong by itself stays wrong.
-    alone = [x for x in changes.values() if mutation is not None or x.what not in RELATIVE]
+    alone = [x for x in changes.values() if mutation is not None or not is_relative(x)]
     if any(x.expected == "refused" for x in alone):
         return Outcome(False, f"is accepted: {shown(returned)}")
     if mutation is not None and mutation.expected == "equal":
@@ -100,14 +100,16 @@ def judged(error, changes, names, users, before, given, state, function) -> Opti
     if "\n" in words or not OWNER.match(words):
         return f"no sentence with an owner: {words}"
     said = {name for argument in changes for name in names(argument)}
-    if any(mutation.what in RELATIVE for mutation in changes.values()):
+    if any(is_relative(mutation) for mutation in changes.values()):
         said |= {name for argument in given for name in names(argument)}
     if not any(re.search(rf"[`'\"]{re.escape(x)}\b", words) for x in said):
         return f"does not name `{next(iter(changes))}`: {words}"
     return None
 
 
-RELATIVE = SHAPES | {"on another device"}
+def is_relative(mutation: Mutation) -> bool:
+    """Whether another argument may make it valid."""
+    return mutation.relative or mutation.what in SHAPES | {"on another device"}
 
 
 def of_a_network(error: BaseException) -> bool:

@@ -187,9 +187,9 @@ def test_other_estimators_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"support": None}, "`support` must be a tensor of at least two atoms, got None"),
-        ({"support": (-1, 1)}, r"`support` must be a tensor of at least two atoms, got \(-1, 1\)"),
-        ({"support": torch.ones(1)}, r"`support` must be a tensor of at least two atoms, got \[1"),
+        ({"support": None}, "`support` must be a tensor, got a NoneType"),
+        ({"support": (-1, 1)}, "`support` must be a tensor, got a tuple"),
+        ({"support": torch.ones(1)}, r"`support` must be at least two atoms, got \[1"),
         ({"support": torch.tensor([0.0, 1.0, 3.0])}, "`support` must ascend in equal steps, got"),
         ({"support": torch.tensor([1.0, 0.0])}, "`support` must ascend in equal steps, got"),
         ({"gamma": -0.1}, r"`gamma` must be in \[0, 1\], got -0.1"),
@@ -200,7 +200,7 @@ def test_other_estimators_are_refused():
 )
 def test_arguments_are_refused_in_words(arguments, words):
     given = {"support": q.SUPPORT, **OF_INDICES, **arguments}
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         DistributionalDQNLoss(q.atoms(), **given)
 
 

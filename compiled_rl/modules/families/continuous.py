@@ -20,8 +20,7 @@ from compiled_rl.functional import (
     truncated_normal_mode,
     truncated_normal_sample,
 )
-from compiled_rl.kernels.checks import check_last, check_number
-from compiled_rl.modules.arguments import check_bool
+from compiled_rl.kernels.checks import check_bool, check_last, check_number
 from compiled_rl.modules.families.base import (
     Family,
     Params,
