@@ -2,6 +2,10 @@
 
 Names are imported when they are first used: ``import compiled_rl.functional`` loads neither
 tensordict nor onnx, and ``import compiled_rl.export.runtime`` does not load torch.
+
+Everything refuses bad arguments in one sentence that names the argument, before it changes
+anything. What is nothing of the kind, such as a list for a tensor, is a ``TypeError``, which the
+docstrings do not repeat; what else is raised they name.
 """
 
 from importlib import import_module

@@ -167,6 +167,7 @@ def distance_loss(v1: Tensor, v2: Tensor, loss_function: str, strict_shape: bool
     Raises:
         NotImplementedError: ``loss_function`` is unknown.
         RuntimeError: the shapes differ.
+        ValueError: a tensor is of complex numbers, or on another device.
     """
     check_bool("distance_loss", "strict_shape", strict_shape)
     check_tensor("distance_loss", "v1", v1)

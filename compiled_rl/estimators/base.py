@@ -345,7 +345,11 @@ class ValueEstimatorBase(KeyedModule):
         time_dim: Optional[int] = None,
         **tensors: Tensor,
     ) -> Tensor:
-        """The value target alone; nothing is written. Arguments as of ``forward``."""
+        """The value target alone; nothing is written. Arguments as of ``forward``.
+
+        Raises:
+            KeyError, RuntimeError, TypeError, ValueError: as of ``forward``.
+        """
         data, axes = self._read(tensordict, tensors, time_dim)
         with self._gradients():
             values = self._values(data, axes, params, target_params, self.needs_value)

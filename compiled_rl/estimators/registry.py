@@ -75,6 +75,7 @@ def make_estimator(value_type: Any, hyperparams: dict[str, Any]) -> ValueEstimat
     Raises:
         KeyError: there is none of that name.
         TypeError: it is nothing of the kind, or an instance and hyper-parameters.
+        ValueError: a hyper-parameter is out of its range.
     """
     if isinstance(value_type, ValueEstimatorBase):
         if hyperparams:

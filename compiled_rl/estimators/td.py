@@ -59,6 +59,9 @@ class _TemporalDifference(ValueEstimatorBase):
             tensordict: a TensorDict or a mapping, if the inputs are no keywords.
             next_value: of the states entered, instead of the critic's.
             **others: as of ``forward``.
+
+        Raises:
+            KeyError, RuntimeError, TypeError, ValueError: as of ``forward``.
         """
         if next_value is None:
             return super().value_estimate(tensordict, **others)

@@ -40,6 +40,9 @@ def bernoulli_entropy(logits: Tensor) -> Tensor:
     Returns:
         ``[*B]``, in nats, between 0 and A * log(2).
 
+    Raises:
+        ValueError: ``logits`` is not floating point or has no axis.
+
     Reference: Shannon 1948, A Mathematical Theory of Communication, sec. 6.
     """
     check_last("bernoulli_entropy", "logits", logits)
@@ -83,6 +86,9 @@ def bernoulli_mode(logits: Tensor) -> Tensor:
 
     Returns:
         Zeros and ones of the dtype of ``logits``, ``[*B, A]``; no gradient.
+
+    Raises:
+        ValueError: ``logits`` is not floating point or has no axis.
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, sec. 2.1.
     """

@@ -64,6 +64,9 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     Returns:
         ``[*B]``, in nats, between 0 and log(N).
 
+    Raises:
+        ValueError: ``logits`` is not floating point or has no axis.
+
     Reference: Shannon 1948, A Mathematical Theory of Communication, sec. 6.
     """
     check_last("categorical_entropy", "logits", logits)
@@ -110,6 +113,9 @@ def categorical_mode(logits: Tensor) -> Tensor:
 
     Returns:
         Indices, int64 ``[*B]``.
+
+    Raises:
+        ValueError: ``logits`` is not floating point or has no axis of at least one action.
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, sec. 4.2.
     """

@@ -20,6 +20,9 @@ def vdn_mix(local_value: Tensor) -> Tensor:
     Returns:
         ``[*B]``.
 
+    Raises:
+        ValueError: ``local_value`` is not floating point or has no axis.
+
     Reference: Sunehag et al. 2017, arXiv:1706.05296, eq. 2.
     """
     check_last("vdn_mix", "local_value", local_value)

@@ -115,6 +115,9 @@ def linear_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
     Returns:
         The value, of the shape of ``fraction``.
 
+    Raises:
+        ValueError: ``fraction`` is not floating point, or an end is not a number.
+
     Reference: Mnih et al. 2015, Nature 518:529, extended data table 1 (exploration); composed
     with a warm-up, Goyal et al. 2017, arXiv:1706.02677, sec. 2.2.
     """
@@ -139,6 +142,9 @@ def exponential_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
     Returns:
         The value, of the shape of ``fraction``.
 
+    Raises:
+        ValueError: ``fraction`` is not floating point, or an end is not positive.
+
     Reference: Senior et al. 2013, An empirical study of learning rates in deep neural networks for
     speech recognition (exponential scheduling).
     """
@@ -160,6 +166,9 @@ def cosine_schedule(fraction: Tensor, start: float, end: float) -> Tensor:
 
     Returns:
         The value, of the shape of ``fraction``.
+
+    Raises:
+        ValueError: ``fraction`` is not floating point, or an end is not a number.
 
     Reference: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, one period.
     """

@@ -92,6 +92,9 @@ def temperature_loss(log_prob: Tensor, log_alpha: float, target_entropy: float) 
     Returns:
         The loss of each sample, ``[*B]``.
 
+    Raises:
+        ValueError: ``log_prob`` is not floating point, or a number is none or has an axis.
+
     Reference: Haarnoja et al. 2018, arXiv:1812.05905, eq. 18.
     """
     owner = "temperature_loss"

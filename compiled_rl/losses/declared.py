@@ -122,6 +122,7 @@ class DeclaredLoss(KeyedModule, LossModule):
 
         Raises:
             KeyError: a needed input is missing.
+            RuntimeError: what was recorded requires a gradient.
             TypeError: a keyword is unknown, or there are too many tensors.
             ValueError: shapes do not fit.
         """

@@ -24,6 +24,9 @@ class StateDependentScale(nn.Module):
     Args:
         min_scale: lower bound of the scale, at least 0.
 
+    Raises:
+        ValueError: ``min_scale`` is negative, or the features are not two for each action.
+
     Reference: Haarnoja et al. 2018, arXiv:1801.01290, for a state-dependent scale.
     """
 
@@ -53,6 +56,9 @@ class StateIndependentScale(nn.Module):
         action_dim: number of action dimensions.
         initial_scale: the scale before training, positive.
 
+    Raises:
+        ValueError: a number is out of its range, or ``loc`` has not ``action_dim`` columns.
+
     Reference: Schulman et al. 2017, arXiv:1707.06347, sec. 6.1.
     """
 
@@ -77,6 +83,9 @@ class ValueHead(nn.Module):
 
     Args:
         in_features: size of the last axis of the features.
+
+    Raises:
+        ValueError: ``in_features`` is not at least 1, or the features have another size.
 
     Reference: Sutton and Barto 2018, Reinforcement Learning, sec. 9.4.
     """

@@ -18,6 +18,9 @@ class VDNMixer(nn.Module):
         n_agents: how many.
         device: accepted for the sake of ``QMixer``; there are no parameters.
 
+    Raises:
+        ValueError: ``n_agents`` is not at least 1, or there are other agents.
+
     Reference: Sunehag et al. 2017, arXiv:1706.05296.
     """
 
@@ -43,6 +46,9 @@ class QMixer(nn.Module):
         mixing_embed_dim: units of the hidden layer.
         n_agents: how many.
         device: where the parameters are made; None: torch's default.
+
+    Raises:
+        ValueError: a size is not at least 1, or the values or the state have other sizes.
 
     Reference: Rashid et al. 2018, arXiv:1803.11485, section 4.1 and appendix C.
     """

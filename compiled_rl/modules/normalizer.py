@@ -23,6 +23,9 @@ class ObservationNormalizer(nn.Module):
         clip: bound of the result, in standard deviations, positive.
         epsilon: added to the variance, positive.
 
+    Raises:
+        ValueError: a size or ``epsilon`` is not positive, or observations do not end in ``shape``.
+
     Reference: Andrychowicz et al. 2020, arXiv:2006.05990, appendix B.8; the update, Chan et al.
     1979, Updating Formulae and a Pairwise Algorithm, eq. 2.1.
     """

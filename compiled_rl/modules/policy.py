@@ -40,6 +40,11 @@ class Policy(nn.Module):
         rescale: from the stored action to the environment's, ``ActionRescaler`` for instance;
             None: they are the same.
 
+    Raises:
+        TypeError: the network, the family or the rescaler is none.
+        ValueError: the network returns other parameters than the family has, or such that do not
+            fit it.
+
     Reference: Sutton and Barto 2018, Reinforcement Learning, sec. 13.1.
     """
 

@@ -171,6 +171,10 @@ class ExpectedActionValue(nn.Module):
         network: from an observation to logits of the atoms, ``[*B, K, N]``, the actions last.
         support: the atoms, ``[K]``, in units of the return.
 
+    Raises:
+        TypeError: ``network`` is no module, or ``support`` no tensor.
+        ValueError: ``support`` is not floating point, or no vector.
+
     Reference: Bellemare et al. 2017, arXiv:1707.06887, algorithm 1.
     """
 

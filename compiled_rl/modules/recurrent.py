@@ -20,6 +20,9 @@ class GRU(nn.Module):
         input_size: of the features.
         hidden_size: of what is remembered, and returned.
 
+    Raises:
+        ValueError: a size is not an integer of at least 1.
+
     Reference: Cho et al. 2014, arXiv:1406.1078, eq. 5 to 8; as ``torch.nn.GRUCell`` has it.
     """
 

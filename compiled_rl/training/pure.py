@@ -41,6 +41,9 @@ class Update:
         autocast: the dtype in which networks compute, ``torch.bfloat16``; parameters, gradients and
             losses keep theirs. None: all in that of the parameters.
 
+    Raises:
+        ValueError: an argument is out of its range, or a parameter has two optimisers.
+
     What is in ``batch`` stands before what is in ``noise``. Of ``targets``, those whose names begin
     with ``target_`` stand in the place of the loss's own; others are numbers for ``move``.
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from tests.fuzz.call import Call
 from tests.fuzz.calls import CALLS
 from tests.fuzz.drawn import Changes, changes
-from tests.fuzz.outcome import attempt
+from tests.fuzz.outcome import attempt, ours, undocumented
 
 
 class Count(Counter[str]):
@@ -27,12 +27,15 @@ class Count(Counter[str]):
         super().__init__()
         self.call = call
         self.faults: list[str] = []
+        self.errors: dict[type, BaseException] = {}
 
     def attempt(self, given: Changes) -> None:
         """One call."""
         outcome = attempt(self.call.make, given, self.call.named, self.call.users, self.call.writes)
         self["tried"] += 1
         self["refused" if outcome.refused else "valid"] += 1
+        if outcome.error is not None and ours(outcome.error):
+            self.errors[type(outcome.error)] = outcome.error
         if outcome.fault:
             ways = ", ".join(f"{name}: {way.what}" for name, way in given.items())
             self.faults.append(f"{self.call.name}({ways}) {outcome.fault}")
@@ -46,6 +49,8 @@ class Count(Counter[str]):
 
         if pairs:
             self._run_drawn(pairs)
+        for kind in undocumented(self.call.make()[0], self.errors.values()):
+            self.faults.append(f"{self.call.name} raises {kind}, which its docstring does not say")
 
     def _run_drawn(self, pairs: int) -> None:
         @settings(

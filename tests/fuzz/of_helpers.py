@@ -1,5 +1,6 @@
 """A valid call of the helpers of hand-written losses and of what tests a user's own code."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,11 +17,23 @@ from tests.fuzz.of_modules import Fresh, made
 from tests.losses.peers import networks
 
 
+def stands_for(real: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Mark what calls ``real``, whose docstring says what is raised."""
+
+    def marked(function: Any) -> Any:
+        function.stands_for = real
+        return function
+
+    return marked
+
+
+@stands_for(hold_out.hold_out_net)
 def held_net(network: Any) -> None:
     with hold_out.hold_out_net(network):
         pass
 
 
+@stands_for(hold_out.hold_out_params)
 def held_params(params: Any) -> Any:
     with hold_out.hold_out_params(params) as held:
         return held
@@ -29,6 +42,7 @@ def held_params(params: Any) -> Any:
 def next_value() -> Made:
     data = steps((4,), "next_reward", "next_done")
 
+    @stands_for(hold_out.next_state_value)
     def call(**tensors: Any) -> Tensor:
         others = {k: tensors.pop(k) for k in ("pred_next_val", "gamma") if k in tensors}
         given = {("next", k.removeprefix("next_")): x for k, x in tensors.items()}
@@ -37,10 +51,12 @@ def next_value() -> Made:
     return call, {**data, "pred_next_val": torch.randn(4, 1), "gamma": 0.9}
 
 
+@stands_for(estimators.make_estimator)
 def estimator(value_type: Any, gamma: Any = 0.9) -> Any:
     return estimators.make_estimator(value_type, {"gamma": gamma})
 
 
+@stands_for(testing.assert_compiles_once)
 def compiles(fn: Any, batches: Any) -> None:
     testing.assert_compiles_once(fn, batches)
 

@@ -225,7 +225,7 @@ def of_keys(name: str, instance: Callable[[], Any]) -> Call:
 class _by_keyword(nn.Module):  # noqa: N801
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss = self.stands_for = loss
 
     @staticmethod
     def allowed(data: dict[str, Tensor]) -> dict[str, set[str]]:

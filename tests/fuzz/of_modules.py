@@ -109,6 +109,7 @@ def of_family(family: families.Family, **params: Tensor) -> list[Call]:
                 own = tuple(tensors[k] for k in names)
                 return getattr(family, which)(own, *[tensors[k] for k in others])
 
+            call.stands_for = getattr(family, which)  # type: ignore[attr-defined]
             return call, given | {k: known[k] for k in others}
 
         own = {k: {"logits", "loc", "scale", "param", k} for k in names}

@@ -1,9 +1,10 @@
 """Make a call with some arguments changed, and say what is wrong with what came of it."""
 
+import inspect
 import linecache
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import Any, NamedTuple, Optional
 
@@ -133,6 +134,22 @@ def frames(error: BaseException) -> list[tuple[CodeType, int]]:
         found.append((place.tb_frame.f_code, place.tb_lineno))
         place = place.tb_next
     return found
+
+
+def documented(function: Any) -> str:
+    """What the docstrings say that a callable raises: its own, and those of the class it is of."""
+    called = getattr(function, "stands_for", function)
+    if not (inspect.isroutine(called) or inspect.isclass(called)):
+        called = called.forward if isinstance(called, nn.Module) else called.__call__
+    owner = called if inspect.isclass(called) else type(getattr(called, "__self__", None))
+    texts = [x.__doc__ or "" for x in owner.__mro__] + [inspect.getdoc(called) or ""]
+    return " ".join(text.partition("Raises:")[2] for text in texts)
+
+
+def undocumented(function: Any, errors: Iterable[BaseException]) -> list[str]:
+    """Errors of the library's own that no docstring names; a ``TypeError`` needs none."""
+    kinds = {type(error).__name__ for error in errors if ours(error)} - {"TypeError"}
+    return sorted(kind for kind in kinds if kind not in documented(function))
 
 
 def owners(function: Any) -> Any:

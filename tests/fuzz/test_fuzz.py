@@ -12,7 +12,7 @@ from compiled_rl import functional
 from tests.cases import CASES
 from tests.fuzz.calls import CALLS
 from tests.fuzz.drawn import changes
-from tests.fuzz.outcome import attempt, shown
+from tests.fuzz.outcome import attempt, shown, undocumented
 from tests.fuzz.public import NOT_FUZZED, needed, public
 
 every_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
@@ -42,14 +42,19 @@ def test_bad_input_is_refused_in_a_sentence(call):
         assert not outcome.refused, outcome.error
         assert not outcome.fault
 
+    errors = []
+
     @QUICK
     @given(st.data())
     def spoiled(data):
         given = data.draw(changes(call))
         outcome = attempt(call.make, given, call.named, call.users, call.writes)
         assert not outcome.fault, f"{ {k: x.what for k, x in given.items()} }: {outcome.fault}"
+        if outcome.error is not None:
+            errors.append(outcome.error)
 
     spoiled()
+    assert not undocumented(call.make()[0], errors)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

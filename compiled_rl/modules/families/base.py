@@ -22,6 +22,9 @@ class Family(nn.Module):
     form is missing (``analytic_entropy``, ``analytic_kl``), samples estimate it:
     ``-sample_with_log_prob(params, noise)[1]`` has the entropy as its mean. Gradients reach the
     parameters through a sample if the family is ``reparametrized``.
+
+    Raises:
+        ValueError: the action, the noise and the parameters do not fit each other.
     """
 
     param_names: tuple[str, ...]

@@ -22,6 +22,9 @@ class Deterministic(Family):
     Args:
         atol: how far an action may be from the parameter, in units of the action.
         rtol: likewise, relative to the parameter.
+
+    Raises:
+        ValueError: a tolerance is negative.
     """
 
     param_names = ("param",)
