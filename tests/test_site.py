@@ -139,7 +139,6 @@ def test_a_diff_that_does_not_fit_is_refused():
         patched("\na\nb\n", "@@\n a\n-c\n")
 
 
-@pytest.mark.slow
 def test_it_is_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

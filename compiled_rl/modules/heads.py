@@ -1,5 +1,7 @@
 """Last layers: from features to a distribution's parameters, to a value, to actuator units."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -66,7 +68,7 @@ class StateIndependentScale(nn.Module):
         super().__init__()
         action_dim = check_count("StateIndependentScale", "action_dim", action_dim)
         check_number("StateIndependentScale", "initial_scale", initial_scale, "positive")
-        self.log_scale = nn.Parameter(torch.full((action_dim,), float(initial_scale)).log())
+        self.log_scale = nn.Parameter(torch.full((action_dim,), math.log(float(initial_scale))))
 
     def forward(self, loc: Tensor) -> tuple[Tensor, Tensor]:
         """``loc`` ``[*B, A]`` to ``loc`` and ``scale``, both ``[*B, A]``."""

@@ -106,7 +106,7 @@ def _comparable(mine: Tensor, x: Tensor, batch: Batch, rows: slice) -> tuple[Ten
 
 
 def states_apart(step: UpdateStep, other: UpdateStep) -> float:
-    """The largest difference of all that moves."""
+    """The largest difference of all that moves, as ``_apart`` measures it."""
     found, expected = step.state_dict(), other.state_dict()
     pairs = [(found["loss"][name], x) for name, x in expected["loss"].items()]
     for mine, theirs in zip(found["optimizers"], expected["optimizers"], strict=True):
@@ -116,9 +116,11 @@ def states_apart(step: UpdateStep, other: UpdateStep) -> float:
 
 
 def _apart(x: Tensor, y: Tensor) -> float:
+    """The largest difference; relative to what is above one, as a ``beta`` that has doubled."""
     assert x.shape == y.shape, (x.shape, y.shape)
     assert x.dtype == y.dtype, (x.dtype, y.dtype)
-    return float((x.double() - y.double()).abs().max()) if x.numel() else 0.0
+    distance = (x.double() - y.double()).abs() / y.double().abs().clamp(min=1)
+    return float(distance.max()) if x.numel() else 0.0
 
 
 def _cast(batch: Batch, dtype: torch.dtype) -> Batch:

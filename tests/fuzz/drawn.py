@@ -21,7 +21,7 @@ def changes(draw: Any, call: Call, most: int = 2) -> Changes:
     numbers = [] if call.only else _numbers(call)
     if numbers and draw(st.booleans()):
         name = draw(st.sampled_from(numbers))
-        found[name] = call.ranges.get(name, ANYTHING).mutation(draw(st.floats(width=32)))
+        found[name] = call.ranges.get(name, ANYTHING).mutation(draw(st.floats()))
     return found
 
 

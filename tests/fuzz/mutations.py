@@ -148,7 +148,7 @@ def of_float(x: float, coupled: bool, range_: Range) -> Iterator[Mutation]:
     yield Mutation("a tensor of bool", torch.tensor(True))
     yield Mutation("a complex tensor", torch.tensor(1j))
     yield Mutation("NaN", math.nan)
-    for number in (-1.0, -1e-3, 0.0, 0.5, 1.0, 1.5, 1e30, math.inf, -math.inf):
+    for number in (-1.0, -1e-3, 0.0, 0.5, 1.0, 1.5, 1e30, 1e300, math.inf, -math.inf):
         yield range_.mutation(number)
     yield Mutation("a 0-d tensor", torch.tensor(x), "equal", x, may_refuse=True)
     fine = torch.tensor(x, dtype=torch.float64)
