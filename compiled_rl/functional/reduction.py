@@ -168,9 +168,10 @@ def moments(x: Tensor, mask: Optional[Tensor], dims: list[int]) -> tuple[Tensor,
     x = where_valid(mask, x)
     valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
     count = _sum_along(valid, dims)
-    mean = _sum_along(widened(x), dims) / count.clamp(min=1)
+    divisor = count.clamp(min=1)
+    mean = _sum_along(widened(x), dims) / divisor
     # What rounding left of it, so that equal values deviate by nothing.
-    mean = mean + _sum_along(where_valid(mask, x - mean), dims) / count.clamp(min=1)
+    mean = mean + _sum_along(where_valid(mask, x - mean), dims) / divisor
     return count, mean, _sum_along(where_valid(mask, x - mean).square(), dims)
 
 
