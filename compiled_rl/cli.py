@@ -66,7 +66,7 @@ class _Commands(TyperGroup):
             _refuse(str(error), FAILED)
         except ModuleNotFoundError as error:
             _refuse(what_is_missing(f"`{ctx.invoked_subcommand}`", error), USAGE)
-        except (FileNotFoundError, PermissionError, ValueError, InstallationError) as error:
+        except (OSError, ValueError, InstallationError) as error:
             _refuse(str(error), USAGE)
         except MemoryError as error:
             _refuse(f"there is not enough memory: {error}", USAGE)
@@ -86,6 +86,7 @@ app = typer.Typer(
 
 Artefact = Annotated[Path, typer.Argument(metavar="ARTEFACT", show_default=False)]
 Against = Annotated[str, typer.Option(metavar="FILE.py:make", help="What it was made of.")]
+Seed = Annotated[int, typer.Option(min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -119,7 +120,7 @@ def export(
     dynamic: Annotated[
         Optional[str], typer.Option(metavar="AXES", help="Leading axes of any size: batch,time.")
     ] = None,
-    max_time: Annotated[Optional[int], typer.Option(help="The longest time.")] = None,
+    max_time: Annotated[Optional[int], typer.Option(min=1, help="The longest time.")] = None,
     opset: Annotated[int, typer.Option(help="Of ONNX.")] = 18,
     force: Annotated[bool, typer.Option("--force", help="Replace what is newer, too.")] = False,
     as_json: Json = False,
@@ -134,10 +135,11 @@ def export(
     paths = {form: out / f"{name}{_FORMS[form][1]}" for form in to}
     if not force:
         _keep_newer(file, paths.values())
-    given: Any = {"dynamic": dynamic and tuple(dynamic.split(",")), "max_time": max_time}
+    axes = None if dynamic is None else tuple(dynamic.split(","))
+    given: Any = {"dynamic": axes, "max_time": max_time}
     with _working(f"Loading {file.name}"):
         made = _read(recipe)
-        made = made._replace(**{k: x for k, x in given.items() if x})
+        made = made._replace(**{k: x for k, x in given.items() if x is not None})
     reports, failures = _export_all(made, paths, opset)
     if as_json:
         _print_json({"artefacts": [_report_json(x) for x in reports], "failures": failures})
@@ -267,7 +269,7 @@ def play(
     artefact: Artefact,
     env: Annotated[str, typer.Option(metavar="ID", help="As Gymnasium knows it.")],
     episodes: Annotated[int, typer.Option(min=1)] = 20,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Play episodes with ONNX Runtime alone: torch is not imported."""
@@ -292,7 +294,7 @@ def play(
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR")] = Path("runs/demo"),
     steps: Annotated[int, typer.Option(min=1)] = 100_000,
-    seed: int = 0,
+    seed: Seed = 0,
     compile: bool = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
 ) -> None:

@@ -1,6 +1,7 @@
 """Paths that a caller gives, and files that are written whole or not at all; needs no torch."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ def replaced(owner: str, path: Any) -> Iterator[IO[bytes]]:
     if path.is_dir():
         raise IsADirectoryError(f"{owner}: `path` must be a file, got the folder {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("w+b") as file:
             yield file

@@ -19,7 +19,7 @@ from .common import (
     to_zero,
 )
 
-NAME, ENVS, ROLLOUT, EPOCHS, MINIBATCH = "CartPole-v1", 8, 128, 10, 256
+NAME, ENVS, ROLLOUT, EPOCHS, MINIBATCH = "CartPole-v1", 8, 64, 10, 128
 
 
 def make_loss(seed: int) -> KLPENPPOLoss:

@@ -221,6 +221,20 @@ def test_a_recipe_that_is_none_is_one_sentence(recipes, recipe, sentence):
     assert names(recipes.parent) == before
 
 
+@pytest.mark.parametrize("out", ["agent.py", "agent.py/inside"])
+def test_where_no_folder_can_be_is_one_sentence(recipes, out):
+    before = names(recipes.parent)
+    assert "agent.py" in refused(2, "export", f"{recipes}:value", "--out", recipes.parent / out)
+    assert names(recipes.parent) == before
+
+
+@pytest.mark.parametrize(("option", "value"), [("--max-time", 0), ("--max-time", -1)])
+def test_a_number_out_of_its_range_is_refused_by_its_name(recipes, option, value):
+    result = run("export", f"{recipes}:make", option, value)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
 def test_a_recipe_imports_what_is_beside_it(tmp_path):
     (tmp_path / "beside_the_recipe.py").write_text(
         "from torch import nn; network = nn.Linear(4, 1)"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import coefficient, widened
+from compiled_rl.functional.scalars import at_index, coefficient, widened
 from compiled_rl.kernels.checks import (
     check_device,
     check_flag,
@@ -49,12 +49,7 @@ def chosen_action_value(action_value: Tensor, action: Tensor) -> Tensor:
             f"chosen_action_value: `action` must have the shape {list(action_value.shape[:-1])} "
             f"of indices or {list(action_value.shape)} of zeros and ones, got {list(action.shape)}"
         )
-    if action.is_floating_point() or action.dtype == torch.bool:
-        raise ValueError(
-            f"chosen_action_value: `action` as indices must be of an integer dtype, "
-            f"got {action.dtype}"
-        )
-    return action_value.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+    return at_index("chosen_action_value", action_value, action)
 
 
 def expected_action_value(logits: Tensor, support: Tensor) -> Tensor:

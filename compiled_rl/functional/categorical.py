@@ -6,7 +6,7 @@ A logit of minus infinity forbids its action: probability zero, no gradient, no 
 import torch
 from torch import Tensor
 
-from compiled_rl.functional.scalars import where_valid
+from compiled_rl.functional.scalars import at_index, where_valid
 from compiled_rl.kernels.checks import (
     check_device,
     check_last,
@@ -45,12 +45,7 @@ def categorical_log_prob(action: Tensor, logits: Tensor) -> Tensor:
             f"categorical_log_prob: `action` must have the shape {list(logits.shape[:-1])} of "
             f"indices or {list(logits.shape)} of one-hot vectors, got {list(action.shape)}"
         )
-    if action.is_floating_point() or action.dtype == torch.bool:
-        raise ValueError(
-            f"categorical_log_prob: `action` as indices must be of an integer dtype, "
-            f"got {action.dtype}"
-        )
-    return log_prob.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+    return at_index("categorical_log_prob", log_prob, action)
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:

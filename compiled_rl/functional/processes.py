@@ -38,7 +38,8 @@ class SplitBatch:
     ``reduce``, ``standardize``, the metrics of ``functional`` and the running normalisers then sum
     and count over the parts of all processes: each must come by with its part, which may be empty.
     A gradient is that by the own part, so that the sum of all processes' gradients is that by the
-    whole batch. The batch is split along its first axis. Other threads do not notice.
+    whole batch. The batch is split along its first axis. Other threads do not notice, if they call
+    nothing compiled meanwhile: a graph that is made then takes its sums over the group, too.
 
     Args:
         process_group: a ``torch.distributed.ProcessGroup``.

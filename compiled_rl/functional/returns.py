@@ -92,9 +92,17 @@ def n_step_return(
     bootstrap = bootstrap_value(next_value, terminated, mask)
     cut = cuts(terminated, done, mask, time_dim)
     result = gained + discount * bootstrap
-    for _ in range(n_steps - 1):
+    for _ in range(_rounds(n_steps, result, time_dim)):
         result = gained + discount * torch.where(cut, bootstrap, following(result, time_dim))
     return where_valid(mask, result).to(reward.dtype)
+
+
+def _rounds(n_steps: int, x: Tensor, time_dim: int) -> int:
+    """How often a reward is passed on: at most once a step, where their number is known."""
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_compiling():
+            return n_steps - 1
+    return min(n_steps, x.shape[time_dim]) - 1
 
 
 def td0_return(

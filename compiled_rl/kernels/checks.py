@@ -1,6 +1,6 @@
 """Argument checks in one sentence; scriptable."""
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Optional
 
 import torch
@@ -8,11 +8,13 @@ from torch import Tensor
 
 
 def check_tensor(function: str, name: str, x: Tensor) -> None:
-    """Refuse what is no tensor, or one of complex numbers."""
+    """Refuse what is no tensor, and one that is sparse or of complex numbers."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: `{name}` must be a tensor, got a {type(x).__name__}")
     if x.is_complex():
         raise ValueError(f"{function}: `{name}` must be of real numbers, got {x.dtype}")
+    if x.is_sparse:
+        raise ValueError(f"{function}: `{name}` must be dense, got a sparse tensor")
 
 
 def check_shape(
@@ -58,8 +60,8 @@ def check_mask(
 
 
 def check_floating(function: str, name: str, x: Tensor) -> None:
-    """Refuse integers, flags and complex numbers."""
-    if not isinstance(x, Tensor):
+    """Refuse integers, flags and complex numbers, and what is sparse."""
+    if not isinstance(x, Tensor) or x.is_sparse:
         check_tensor(function, name, x)
     if not x.is_floating_point():
         raise ValueError(f"{function}: `{name}` must be floating point, got {x.dtype}")
@@ -81,8 +83,9 @@ def check_bool(function: str, name: str, value: bool) -> bool:
 
 def check_integer(function: str, name: str, x: int) -> None:
     """Refuse what is no integer."""
-    if not isinstance(x, int) or isinstance(x, bool):
-        raise TypeError(f"{function}: `{name}` must be an integer, got a {type(x).__name__}")
+    if not torch.jit.is_scripting():
+        if not isinstance(x, int | Integral) or isinstance(x, bool):
+            raise TypeError(f"{function}: `{name}` must be an integer, got a {type(x).__name__}")
 
 
 def check_sizes(function: str, name: str, sizes: list[int]) -> None:

@@ -19,11 +19,15 @@ def as_scalar(value: float, like: Tensor) -> Tensor:
             return torch.zeros([], dtype=like.dtype, device=like.device) + value
         if torch.compiler.is_exporting():
             return torch.tensor(value, dtype=like.dtype, device=like.device)
-        try:
-            return torch.scalar_tensor(value, dtype=like.dtype, device=like.device)
-        except RuntimeError:  # beyond the dtype: infinite, as in a compiled graph
-            return torch.scalar_tensor(value, dtype=torch.float64, device=like.device).to(like)
+        return _rounded(value, like)
     return torch.scalar_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _rounded(value: float, like: Tensor) -> Tensor:
+    try:
+        return torch.scalar_tensor(value, dtype=like.dtype, device=like.device)
+    except RuntimeError:  # beyond the dtype: infinite, as in a compiled graph
+        return torch.scalar_tensor(value, dtype=torch.float64, device=like.device).to(like.dtype)
 
 
 def at_least_float(dtype: torch.dtype) -> torch.dtype:

@@ -1,6 +1,7 @@
 """What the losses of an actor and a critic share: recorded steps, entropy, value loss."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, ClassVar, Literal, NamedTuple, Optional, TypedDict
 
 import torch
@@ -256,7 +257,7 @@ class ActorCriticLoss(DeclaredLoss):
         named: dict[str, Any] = {"entropy_coeff": coefficient}
         if isinstance(coefficient, Mapping):
             named = by_head(self.name, coefficient, heads)
-        elif not isinstance(coefficient, float | int | Tensor):
+        elif not isinstance(coefficient, Real | Tensor):
             raise TypeError(
                 f"{self.name}: `entropy_coeff` must be a float or a mapping by head, "
                 f"got {coefficient!r}"

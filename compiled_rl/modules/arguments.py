@@ -32,9 +32,9 @@ def check_text(owner: str, argument: str, text: Any) -> str:
 
 
 def check_key(owner: str, argument: str, key: Any) -> None:
-    """Refuse what is neither a string nor a tuple of strings."""
+    """Refuse what is neither a string nor a tuple of strings, none of them empty."""
     parts = key if isinstance(key, tuple) else (key,)
-    if not parts or not all(isinstance(part, str) for part in parts):
+    if not parts or not all(isinstance(part, str) and part for part in parts):
         raise TypeError(
             f"{owner}: `{argument}` must be a string or a tuple of strings, got {key!r}"
         )

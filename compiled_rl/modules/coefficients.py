@@ -43,7 +43,7 @@ class CoefficientModule(nn.Module):
             raise AttributeError(
                 f"{type(self).__name__}: `{name}` is given or None from the start, got {value!r}"
             )
-        elif isinstance(value, Real) or _is_number(value):
+        elif not _replaces(value):
             check_coefficient(type(self).__name__, name, value)
             with torch.no_grad():  # what is learned takes a number, too
                 held[name].copy_(torch.as_tensor(value, dtype=held[name].dtype))
@@ -62,9 +62,11 @@ def holds(condition: Tensor) -> bool:
     return condition.is_meta or bool(condition.all())
 
 
-def _is_number(value: Any) -> bool:
-    """Whether it is a tensor that is only a number; a learned one takes the buffer's place."""
-    return isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad
+def _replaces(value: Any) -> bool:
+    """Whether it takes the buffer's place: what is learned, several numbers, None."""
+    if isinstance(value, Tensor):
+        return value.dim() > 0 or value.requires_grad
+    return value is None
 
 
 def check_coefficient(owner: str, name: str, value: Any) -> None:

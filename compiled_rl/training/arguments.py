@@ -1,12 +1,14 @@
 """What an update step refuses when it is made."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, get_args
 
 import torch
 from torch import Generator
 
 from compiled_rl.losses import LossModule
+from compiled_rl.modules.arguments import check_count
 from compiled_rl.training.compiled import Mode
 from compiled_rl.training.updater import TargetNetUpdater
 
@@ -26,20 +28,14 @@ def check_loss(loss: Any) -> None:
 
 def check_options(max_grad_norm: Any, mode: Any, accumulate: Any, autocast: Any) -> None:
     """A positive bound, a known mode, a count, and a dtype that is coarser than float32."""
-    number = isinstance(max_grad_norm, int | float) and not isinstance(max_grad_norm, bool)
+    number = isinstance(max_grad_norm, Real) and not isinstance(max_grad_norm, bool)
     if max_grad_norm is not None and not (number and max_grad_norm > 0):
         raise ValueError(f"UpdateStep: `max_grad_norm` must be positive, got {max_grad_norm!r}")
     if mode not in get_args(Mode):
         raise ValueError(f"UpdateStep: `mode` must be in {get_args(Mode)}, got {mode!r}")
-    check_positive("UpdateStep", "accumulate", accumulate)
+    check_count("UpdateStep", "accumulate", accumulate)
     if autocast not in (None, torch.bfloat16):
         raise ValueError(f"UpdateStep: `autocast` must be torch.bfloat16 or None, got {autocast!r}")
-
-
-def check_positive(owner: str, name: str, count: Any) -> None:
-    """An integer of at least 1."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{owner}: `{name}` must be an integer of at least 1, got {count!r}")
 
 
 def check_updater(loss: LossModule, updater: Any) -> None:

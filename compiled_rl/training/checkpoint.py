@@ -43,7 +43,7 @@ def _write(state: dict[str, Any], file: IO[bytes]) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read what ``save_checkpoint`` wrote; no code in the file is run.
+    """Read what ``save_checkpoint`` wrote, to the CPU; no code in the file is run.
 
     Args:
         path: of the checkpoint.
@@ -59,7 +59,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = existing("load_checkpoint", path)
     try:
         _check_records(path)
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         raise ValueError(
             f"load_checkpoint: {path} must be a checkpoint of tensors, numbers and strings, got: "

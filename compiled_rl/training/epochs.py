@@ -10,8 +10,7 @@ from compiled_rl.adapters import Data
 from compiled_rl.adapters.dispatch import TIME
 from compiled_rl.kernels.checks import check_tensor
 from compiled_rl.losses.arguments import check_range
-from compiled_rl.modules.arguments import check_text
-from compiled_rl.training.arguments import check_positive
+from compiled_rl.modules.arguments import check_count, check_text
 from compiled_rl.training.optimisers import Tensors
 from compiled_rl.training.update import UpdateStep
 
@@ -63,8 +62,8 @@ class UpdateEpochs:
             raise TypeError(
                 f"UpdateEpochs: `step` must be an UpdateStep, got a {type(step).__name__}"
             )
-        check_positive("UpdateEpochs", "epochs", epochs)
-        check_positive("UpdateEpochs", "minibatch_size", minibatch_size)
+        epochs = check_count("UpdateEpochs", "epochs", epochs)
+        minibatch_size = check_count("UpdateEpochs", "minibatch_size", minibatch_size)
         check_text("UpdateEpochs", "kl", kl)
         if target_kl is not None:
             check_range("UpdateEpochs", "target_kl", target_kl, "positive", lambda x: x > 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Optional, cast
 
 import torch
@@ -65,7 +66,7 @@ class Processes:
                 device.
         """
         if generator is None:
-            return Generator().manual_seed(torch.initial_seed())
+            return Generator().manual_seed(int(torch.randint(2**62, [])))  # another for each step
         if generator.device.type != "cpu":
             raise ValueError(
                 "UpdateStep: `generator` must be on the CPU with a `process_group`, "
@@ -202,8 +203,22 @@ def _description(step: "UpdateStep") -> list[str]:
         groups = zip(optimiser.groups, rates, strict=True)
         lines += [f"{kind} of {g.names} with {g.options | {'lr': lr}}" for g, lr in groups]
     options = {k: x for k, x in step._options.items() if k not in ("rule", "process_group")}
-    updater = None if step.target_updater is None else type(step.target_updater).__name__
-    return [*lines, f"the target updater {updater}", f"the options {options}"]
+    lines += [f"the options {options}"]
+    for owner in (loss, getattr(loss, "_value_estimator", None), step.target_updater):
+        lines += [f"{type(owner).__name__} with {x}" for x in _plain(owner)]
+    return lines
+
+
+def _plain(owner: Any) -> list[str]:
+    """The flags, numbers and words that an object was told, and not what it holds."""
+    held = vars(owner) if hasattr(owner, "__dict__") else {}
+    return ["no option", *[f"`{k}` {x!r}" for k, x in sorted(held.items()) if _is_plain(x)]]
+
+
+def _is_plain(x: Any) -> bool:
+    if isinstance(x, tuple):
+        return all(map(_is_plain, x))
+    return isinstance(x, str | float | int | NoneType)
 
 
 def _check_alike(everyone: Iterable[list[str]]) -> None:

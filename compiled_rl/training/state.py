@@ -41,7 +41,9 @@ def load_state(step: "UpdateStep", given: Mapping[str, Any]) -> None:
     if step.target_updater is not None:
         step.target_updater.load_state_dict(state["target_updater"])
     step.updates.copy_(state["updates"])
-    step._calls, step._gathered = calls, state["accumulated"]["gradients"]
+    step._calls = calls
+    for name, x in state["accumulated"]["gradients"].items():
+        step._gathered[name].copy_(x)
     _set_random_state(step, state["generator"])
 
 
@@ -62,6 +64,8 @@ def _check_like(name: str, given: Any, own: Any, option: bool = False) -> None:
         if not isinstance(given, Tensor) or given.shape != own.shape:
             shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
             _refuse(name, f"a tensor of shape {list(own.shape)}", shape)
+        if _kind(given) != _kind(own):
+            _refuse(name, f"a tensor of {_kind(own)}", _kind(given))
     elif isinstance(own, list):
         if not isinstance(given, list) or len(given) != len(own):
             count = len(given) if isinstance(given, list) else type(given).__name__
@@ -72,6 +76,12 @@ def _check_like(name: str, given: Any, own: Any, option: bool = False) -> None:
         _refuse(name, f"{own!r}, as the step's optimiser has it", repr(given))
     elif not option and not isinstance(given, type(own) | Tensor | float):
         _refuse(name, f"a {type(own).__name__}", repr(given))
+
+
+def _kind(x: Tensor) -> str:
+    """What one tensor must have in common with another to take its values."""
+    numbers = "complex" if x.is_complex() else "real" if x.is_floating_point() else "whole"
+    return f"{numbers} numbers, {'without memory' if x.is_meta else x.layout}"
 
 
 def _refuse(name: str, wanted: str, got: Any) -> None:

@@ -8,7 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from compiled_rl import ClipPPOLoss, PercentileValueNorm, Policy, UpdateStep, ValueHead
+from compiled_rl import (
+    ClipPPOLoss,
+    PercentileValueNorm,
+    Policy,
+    SoftUpdate,
+    UpdateStep,
+    ValueHead,
+)
 from compiled_rl.estimators import ValueEstimators
 from compiled_rl.functional import reduce
 from compiled_rl.functional.processes import SplitBatch
@@ -46,6 +53,15 @@ def _no_process_needs_another() -> dict[str, Any]:
     found["third"] = torch.rand(3, generator=begun._source())
     found["loaded"] = torch.rand(3, generator=other._source())
 
+    each = {"mode": "eager", "process_group": group}
+    steps = [
+        UpdateStep(begun.loss, torch.optim.Adam(begun.loss.parameters()), **each) for _ in range(2)
+    ]
+    found["two steps"] = torch.stack([torch.rand(3, generator=x._source()) for x in steps])
+    found["another reduction"] = _sentence(
+        lambda: _of_one_loss(reduction=("mean", "sum")[rank]), ValueError
+    )
+    found["another tau"] = _sentence(lambda: _of_one_loss(tau=0.1 + 0.5 * rank), ValueError)
     found["unlike"] = _sentence(lambda: _seeded(0, max_grad_norm=1.0 + rank), ValueError)
 
     def with_a(layer: nn.Module) -> UpdateStep:
@@ -69,6 +85,17 @@ def _no_process_needs_another() -> dict[str, Any]:
     found["whole"] = reduce(torch.ones(1 + rank), None, "sum")
     found["reads a sample"] = _sentence(_rule_of_samples, KeyError)
     return found
+
+
+def _of_one_loss(tau: float = 0.1, **options: Any) -> UpdateStep:
+    loss, _ = loss_and_batch("DQNLoss", **options)
+    return UpdateStep(
+        loss,
+        torch.optim.Adam(loss.parameters()),
+        mode="eager",
+        target_updater=SoftUpdate(loss, tau=tau),
+        process_group=dist.group.WORLD,
+    )
 
 
 def _rule_of_samples() -> None:
@@ -98,6 +125,11 @@ def test_noise_is_another_in_every_process_and_every_call(found):
     assert len({tuple(x.tolist()) for x in draws}) == 6
 
 
+def test_two_steps_of_one_program_draw_other_noise(found):
+    for each in found:
+        assert not torch.equal(*each["two steps"])
+
+
 def test_the_state_is_one_and_each_process_goes_on_from_it(found):
     one, two = found
     assert torch.equal(one["common"], two["common"])
@@ -110,6 +142,8 @@ def test_another_step_is_refused_everywhere(found):
         assert each["unlike"].startswith("UpdateStep: every process of `process_group` must make")
         assert each["unlike"].endswith("on rank 1")
         assert "'max_grad_norm': 2.0" in each["unlike"]
+        assert "DQNLoss with `reduction` 'sum' on rank 1" in each["another reduction"]
+        assert "SoftUpdate with `_eps` " in each["another tau"]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,10 @@ class Range(NamedTuple):
         return above and below
 
     def mutation(self, x: float) -> Mutation:
-        """Another number, which is refused out of the range."""
-        expected = "any" if self.holds(x) else "refused"
+        """Another number, which is refused out of the range, if it still is in float32."""
+        with np.errstate(over="ignore"):
+            rounded = float(np.float32(x))
+        expected = "any" if self.holds(x) or self.holds(rounded) else "refused"
         return Mutation(f"{x}", x, expected, relative=self.relative)
 
 
@@ -113,6 +115,9 @@ def of_tensor(x: Tensor, coupled: bool, _: Range) -> Iterator[Mutation]:
     yield Mutation("on another device", x.to("meta"), "refused" if coupled else "any")
     yield from _of_dtypes(x)
     yield Mutation("strided", _strided(x), "equal", x)
+    if not x.is_floating_point() and x.dtype != torch.bool:
+        for number in (-1000, -1, 1000):
+            yield Mutation(f"{number} in it", _with(x, number), "any")
     if x.is_floating_point():
         yield Mutation("requiring grad", x.clone().requires_grad_(), "equal", x, may_refuse=True)
         for number in (math.nan, math.inf, -math.inf, 1e30, 0.0, -1e30):

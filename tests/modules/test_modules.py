@@ -1,5 +1,6 @@
 """Policies, families, heads, the normaliser and annealed coefficients."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -202,6 +203,15 @@ def test_a_learned_coefficient_stays_what_it_is():
     module.alpha, module.beta = 0.25, 3
     assert module.alpha is learned
     assert (learned.item(), computed.item()) == (0.25, 3)
+
+
+@pytest.mark.parametrize("value", ["text", [0.1], np.array(0.1), 1j, True, float("nan"), object()])
+def test_what_is_no_number_is_not_assigned(value):
+    module = CoefficientModule()
+    module.register_coefficient("alpha", 0.5)
+    with pytest.raises(ValueError, match="CoefficientModule: `alpha` must be a"):
+        module.alpha = value
+    assert float(module.alpha) == 0.5
 
 
 def test_a_coefficient_takes_scalars_only():

@@ -130,6 +130,15 @@ BAD = [
     (lambda s: first_group(s).pop("lr"), "must be a mapping of"),
     (lambda s: first_slots(s).pop("exp_avg"), r"`0` must be a mapping of .*'exp_avg'"),
     (lambda s: first_slots(s).update(exp_avg=torch.zeros(2)), r"`exp_avg` must be .* got \[2\]"),
+    (
+        lambda s: s["loss"].update(clip_epsilon=torch.tensor(1j)),
+        "`clip_epsilon` must be a tensor of real numbers, .* got complex numbers",
+    ),
+    (
+        lambda s: s["loss"].update({k: x.to("meta") for k, x in list(s["loss"].items())[-1:]}),
+        "must be a tensor of real numbers, torch.strided, got real numbers, without memory",
+    ),
+    (lambda s: s.update(updates=torch.tensor(1.5)), "`updates` must be a tensor of whole numbers"),
     (lambda s: s.update(generator=torch.zeros(3)), "`generator` must be"),
     (lambda s: s.update(generator=None), "`generator` must be a tensor .* got NoneType"),
     (lambda s: s["generator"].zero_(), "`generator` must be the state of a generator on cpu"),
