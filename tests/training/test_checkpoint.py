@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compiled_rl.files import replaced
 from compiled_rl.training import checkpoint
 from compiled_rl.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -54,3 +55,15 @@ def test_a_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(IsADirectoryError, match="save_checkpoint: `path` must be a file, got the"):
         save_checkpoint(tmp_path, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    path = tmp_path / "run.pt"
+    with replaced("one", path) as one:
+        one.write(b"one, ")
+        with replaced("other", path) as other:
+            other.write(b"another")
+        assert path.read_bytes() == b"another"
+        one.write(b"whole")
+    assert path.read_bytes() == b"one, whole"
+    assert list(tmp_path.iterdir()) == [path]
