@@ -1,5 +1,6 @@
 """Collect transitions from a Gymnasium vector environment, right about time limits."""
 
+from numbers import Integral
 from typing import Any, Optional
 
 import numpy as np
@@ -31,7 +32,7 @@ class Environments:
     """
 
     def __init__(self, envs: Any, seed: int = 0) -> None:
-        _check_seed(type(self).__name__, seed)
+        seed = _checked_seed(type(self).__name__, seed)
         if not hasattr(envs, "metadata") or not hasattr(envs, "num_envs"):
             raise TypeError(
                 f"{type(self).__name__}: `envs` must be a Gymnasium vector environment, "
@@ -103,7 +104,7 @@ class Collector(Environments):
             raise TypeError(f"Collector: `policy` must be a Policy, got a {type(policy).__name__}")
         super().__init__(envs, seed)
         self.policy = policy
-        self.generator = Generator().manual_seed(seed)
+        self.generator = Generator().manual_seed(int(seed))
 
     def collect(self, steps: int) -> Rollout:
         """The next ``steps`` transitions of every environment, each field ``[T, B, ...]``.
@@ -127,9 +128,10 @@ class Collector(Environments):
         }
 
 
-def _check_seed(owner: str, seed: Any) -> None:
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+def _checked_seed(owner: str, seed: Any) -> int:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"{owner}: `seed` must be an integer of at least 0, got {seed!r}")
+    return int(seed)
 
 
 def _stacked(column: list[Any]) -> Tensor:

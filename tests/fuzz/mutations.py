@@ -159,6 +159,7 @@ def of_float(x: float, coupled: bool, range_: Range) -> Iterator[Mutation]:
     fine = torch.tensor(x, dtype=torch.float64)
     yield Mutation("a 0-d float64 tensor", fine, "equal", x, may_refuse=True)
     yield Mutation("a NumPy number", np.float64(x), "equal", x)
+    yield Mutation("a NumPy float32", np.float32(x), "equal", float(np.float32(x)))
     if range_.holds(1):
         yield Mutation("an integer", 1, "equal", 1.0)
 
@@ -172,7 +173,7 @@ def of_int(x: int, coupled: bool, range_: Range) -> Iterator[Mutation]:
     yield Mutation("True", True)
     for number in (-10_000, -1, 0, 1000):
         yield range_.mutation(number)
-    yield Mutation("a NumPy integer", np.int64(x), "equal", x, may_refuse=True)
+    yield Mutation("a NumPy integer", np.int64(x), "equal", x)
 
 
 def of_bool(x: bool, coupled: bool, range_: Range) -> Iterator[Mutation]:

@@ -85,7 +85,8 @@ COUNTS = dict.fromkeys(COUNTED.split(), AT_LEAST_ONE)
 ANY_SHAPE = {"shape": {"a list", "a number"}, "state_shape": {"a number", "one more"}}
 RANGES: dict[str, Any] = {"ranges": {**POSITIVES, **COUNTS}, "allowed": ANY_SHAPE}
 STARTS = {"allowed": {"is_init": {"an axis more"}}}
-EACH = {"a list", "a tensor with an axis", "a 0-d tensor", "a 0-d float64 tensor"}  # a buffer then
+BUFFERS = {"a 0-d tensor", "a 0-d float64 tensor", "a NumPy float32"}
+EACH = {"a list", "a tensor with an axis", *BUFFERS}
 BOUNDED: dict[str, Any] = {
     "ranges": {**POSITIVES, **ACTION_RANGE},
     "allowed": {"low": EACH, "high": EACH, "upscale": EACH},

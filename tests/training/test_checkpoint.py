@@ -67,3 +67,10 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
         one.write(b"whole")
     assert path.read_bytes() == b"one, whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_gpu_saved_is_read_without_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as there:
+        there.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save({"x": torch.ones(3)}, tmp_path / "run.pt")
+    assert torch.equal(load_checkpoint(tmp_path / "run.pt")["x"], torch.ones(3))
