@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from compiled_rl.adapters.fields import Key, joined
 from compiled_rl.modules import CoefficientModule
+from compiled_rl.modules.arguments import check_key
 
 
 class Keys(dict[str, Any]):
@@ -128,12 +129,7 @@ class AcceptsKeys(CoefficientModule):
             return self.default_keys[name]
         if self.takes_several(name, key):
             return [self.checked_key(name, one) for one in key]
-        parts = key if isinstance(key, tuple) else (key,)
-        if not parts or not all(isinstance(part, str) for part in parts):
-            raise TypeError(
-                f"{self.name}: the key of `{name}` must be a string or a tuple of strings, "
-                f"got {key!r}"
-            )
+        check_key(self.name, name, key)
         return entered_as(self.default_keys[name], key)
 
     def takes_several(self, name: str, key: Any) -> bool:

@@ -177,3 +177,8 @@ def test_a_single_element_is_not_standardized():
 def test_sentences(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(torch.randn(4))
+
+
+def test_what_is_sparse_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="kl_k1: `log_prob` must be dense, got a sparse tensor"):
+        F.kl_k1(torch.ones(3).to_sparse(), torch.ones(3))

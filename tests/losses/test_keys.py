@@ -152,3 +152,12 @@ def test_what_is_no_position_is_refused() -> None:
         loss(*[one] * 40)
     with pytest.raises(TypeError, match="`action` must be a tensor, got a str"):
         loss(one, "action")
+
+
+@pytest.mark.parametrize("key", ["", ("next", ""), ()])
+def test_a_key_is_not_empty(key):
+    loss = make("A2CLoss")
+    before = dict(loss.tensor_keys)
+    with pytest.raises(TypeError, match="`advantage` must be a string or a tuple of strings"):
+        loss.set_keys(advantage=key)
+    assert loss.tensor_keys == before
