@@ -275,11 +275,6 @@ def test_excluded_dimensions_are_a_sequence(dims):
         make("PPOLoss", normalize_advantage_exclude_dims=dims)
 
 
-def test_an_empty_key_is_refused():
-    with pytest.raises(TypeError, match="the key of `advantage` must be a string or a tuple"):
-        make("PPOLoss").set_keys(advantage=())
-
-
 @pytest.mark.parametrize("spelling", ["entropy_coeff", "entropy_coef"])
 def test_an_entropy_without_a_weight_is_an_output_of_ppo_and_none_of_a2c(spelling):
     assert make("A2CLoss", **{spelling: 0.0}).out_keys == ("loss_objective", "loss_critic")

@@ -540,7 +540,7 @@ def test_keys_that_cannot_be_set_change_nothing():
     with pytest.raises(KeyError, match="the key 'v' for `value` must be an output of the critic"):
         loss.set_keys(advantage="a", value="v")
     for wrong in (3, ["a", "b"], ("a", 1)):
-        with pytest.raises(TypeError, match="the key of `advantage` must be a string or a tuple"):
+        with pytest.raises(TypeError, match="`advantage` must be a string or a tuple of strings"):
             loss.set_keys(advantage=wrong)
     assert loss.tensor_keys == before
     assert torch.equal(total(loss(data)), expected)

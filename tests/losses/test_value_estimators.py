@@ -284,5 +284,5 @@ def test_several_heads_are_corrected_together(name):
     data[other] = data[other] - 0.3  # of both together, nothing has changed
     torch.testing.assert_close(loss(data)["loss_critic"], before)
     heads = loss.tensor_keys["action"]
-    with pytest.raises(TypeError, match="the key of `action` must be a string or a tuple"):
+    with pytest.raises(TypeError, match="`action` must be a string or a tuple of strings"):
         loss.value_estimator.set_keys(action=heads[:1])
