@@ -1,6 +1,7 @@
 """A recipe: a function in a user's file that returns what to export, ``FILE.py:make``."""
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from compiled_rl.export.axes import Dynamic
 from compiled_rl.export.options import Options
 from compiled_rl.export.signature import Example, Target
+from compiled_rl.modules.arguments import check_count
 
 _OPTIONS = [*Options.__annotations__, "dynamic", "max_time"]
 
@@ -60,6 +62,8 @@ def _check(target: Any, example: Any, options: Any, function: str) -> None:
     if not isinstance(options, Mapping) or not set(options) <= set(_OPTIONS):
         got = list(options) if isinstance(options, Mapping) else _described(options)
         raise ValueError(f"{function} must return options among {_OPTIONS}, got {got}")
+    if options.get("max_time") is not None:
+        check_count(function, "max_time", options["max_time"])
 
 
 def _described(x: Any) -> str:
@@ -72,6 +76,10 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"{path} must have a function `{name}`, got none")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ValueError(f"`{name}` in {path} must take nothing, got {error}") from error
     made: Callable[[], Any] = function
     return made
 
@@ -107,8 +115,13 @@ def _at_home(path: Path) -> Iterator[None]:
 
 def _line(error: Exception, path: Path) -> Optional[int]:
     """The last line of the file that an error came through; None if it did not."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    if isinstance(error, SyntaxError) and _is(path, error.filename):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    lines = [frame.lineno for frame in frames if _is(path, frame.filename)]
     return lines[-1] if lines else None
+
+
+def _is(path: Path, filename: Optional[str]) -> bool:
+    """Whether Python means this file, of which it may have made an absolute path."""
+    return filename is not None and Path(filename).resolve() == path.resolve()

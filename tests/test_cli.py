@@ -77,6 +77,15 @@ def single():
 def nothing_to_call():
     return 3, torch.randn(2, 4)
 
+def demanding(x):
+    return x
+
+def typed():
+    raise TypeError("of the recipe")
+
+def forever():
+    return nn.Linear(4, 1), torch.randn(2, 4), {"max_time": "x"}
+
 def unknown_options():
     return nn.Linear(4, 1), torch.randn(2, 4), {"opset": 18}
 
@@ -213,12 +222,20 @@ def test_what_was_made_beside_a_failure_stays(recipes, tmp_path):
         ("agent.py:single", "(target, example, options), got a tuple of 1"),
         ("agent.py:nothing_to_call", "must return a target that can be called, got 3"),
         ("agent.py:unknown_options", "got ['opset']"),
+        ("agent.py:demanding", "must take nothing, got missing a required argument: 'x'"),
+        ("agent.py:typed", "line 65, must run, got TypeError: of the recipe"),
+        ("agent.py:forever", "`max_time` must be an integer of at least 1, got 'x'"),
     ],
 )
 def test_a_recipe_that_is_none_is_one_sentence(recipes, recipe, sentence):
     before = names(recipes.parent)
     assert sentence in refused(2, "export", recipes.parent / recipe, "--out", recipes.parent)
     assert names(recipes.parent) == before
+
+
+def test_a_recipe_beside_one_is_told_by_its_line_too(recipes, monkeypatch):
+    monkeypatch.chdir(recipes.parent)
+    assert "agent.py, line 50, must run" in refused(2, "export", "agent.py:raising")
 
 
 @pytest.mark.parametrize("out", ["agent.py", "agent.py/inside"])

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import combinations
 from typing import Any, Self
 
 from compiled_rl.adapters.fields import Key, joined
 from compiled_rl.modules import CoefficientModule
 from compiled_rl.modules.arguments import check_key
+
+_WRITTEN = ("advantage", "value_target", "value")
 
 
 class Keys(dict[str, Any]):
@@ -103,7 +106,8 @@ class AcceptsKeys(CoefficientModule):
         Raises:
             KeyError: the critic has no output of the key given for ``value``.
             TypeError: a key is neither a string nor a tuple of strings.
-            ValueError: a name is not an input.
+            ValueError: a name is not an input, or two of ``advantage``, ``value_target`` and
+                ``value``, which an estimator writes, have one key.
         """
         for name in keys:
             if name not in self.default_keys:
@@ -112,7 +116,9 @@ class AcceptsKeys(CoefficientModule):
                     f"the accepted keys are {list(self.default_keys)}"
                 )
         before = self.tensor_keys
-        self.tensor_keys = before | {name: self.checked_key(name, x) for name, x in keys.items()}
+        told = before | {name: self.checked_key(name, x) for name, x in keys.items()}
+        _check_apart(self.name, told)
+        self.tensor_keys = told
         try:
             self.take_keys(**keys)
         except Exception:
@@ -135,6 +141,13 @@ class AcceptsKeys(CoefficientModule):
     def takes_several(self, name: str, key: Any) -> bool:
         """Whether it is a list of keys, and ``name`` may have one."""
         return isinstance(key, list)
+
+
+def _check_apart(owner: str, keys: Keys) -> None:
+    """Refuse one key for two of what an estimator writes: the second would be in the first."""
+    for a, b in combinations([x for x in _WRITTEN if x in keys], 2):
+        if keys[a] == keys[b]:
+            raise ValueError(f"{owner}: `{b}` must have another key than `{a}`, got {keys[b]!r}")
 
 
 def entered_as(default: Any, key: Any) -> Any:

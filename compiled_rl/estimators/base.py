@@ -24,9 +24,9 @@ from compiled_rl.estimators.axes import Axes, find_axes, time_among
 from compiled_rl.estimators.steps import Steps, both
 from compiled_rl.estimators.values import Calls, Critic, Values
 from compiled_rl.functional import AdvantageOutput
-from compiled_rl.kernels.checks import check_floating, check_integer
+from compiled_rl.kernels.checks import check_floating, check_integer, check_shape
 from compiled_rl.modules.arguments import as_device, check_count, check_flags
-from compiled_rl.modules.coefficients import check_coefficient, holds
+from compiled_rl.modules.coefficients import holds
 
 _MASK: Key = ("collector", "mask")
 
@@ -100,6 +100,7 @@ class ValueEstimatorBase(KeyedModule):
     _critic: Optional[Critic]
     _lent: Optional[nn.Module] = None
     _lent_actor: Optional[nn.Module] = None
+    _discounts: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -157,21 +158,19 @@ class ValueEstimatorBase(KeyedModule):
         Raises:
             ValueError: it is not in [0, 1].
         """
-        if isinstance(value, Tensor) and value.dim():
-            check_floating(self.name, name, value)
-        else:
-            check_coefficient(self.name, name, value)
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        elif isinstance(value, Tensor) and value.dim():
-            self.register_buffer(name, value.detach().clone())
-        else:
-            self.register_coefficient(name, value)
-        x = getattr(self, name)
-        if not holds((x >= 0) & (x <= 1)):
-            got = f"{float(x):g}" if x.dim() == 0 else f"values from {x.min():g} to {x.max():g}"
-            raise ValueError(f"{self.name}: `{name}` must be in [0, 1], got {got}")
+        self._discounts = (*self._discounts, name)
+        self.register_coefficient(name, value, "in [0, 1]")
         self.place(name)
+
+    def check_coefficient(self, name: str, value: Any) -> None:
+        """Refuse what the coefficient may not be; a discount may be several."""
+        if name not in self._discounts or not isinstance(value, Tensor) or value.dim() == 0:
+            super().check_coefficient(name, value)
+            return
+        check_floating(self.name, name, value)
+        if not holds((value >= 0) & (value <= 1)):
+            got = f"values from {value.min():g} to {value.max():g}"
+            raise ValueError(f"{self.name}: `{name}` must be in [0, 1], got {got}")
 
     def settle(self, device: torch.device) -> None:
         """Put the coefficients where a loss has its own, unless a place was asked for."""
@@ -493,6 +492,9 @@ class ValueEstimatorBase(KeyedModule):
         reward = reward.to(dtype)
         value, log_prob = [None if x is None else x.to(dtype) for x in (values.value, log_prob)]
         like = partial(axes.like, reward=reward)
+        steps_to_next = like(data.get(self.tensor_keys["steps_to_next_obs"]))
+        if steps_to_next is not None:
+            check_shape(self.name, "steps_to_next_obs", steps_to_next, "reward", reward)
         recorded = None if _MASK not in data else axes.on_steps(data[_MASK], reward)
         mask = both(like(mask), both(recorded, like(values.valid)))
         return Steps(
@@ -502,7 +504,7 @@ class ValueEstimatorBase(KeyedModule):
             self.require(data, "terminated"),
             self.require(data, "done"),
             log_prob=like(log_prob),
-            steps_to_next=like(data.get(self.tensor_keys["steps_to_next_obs"])),
+            steps_to_next=steps_to_next,
             mask=mask,
             time_dim=axes.time,
         )

@@ -12,7 +12,6 @@ from compiled_rl.estimators.steps import Steps
 from compiled_rl.estimators.values import Values
 from compiled_rl.functional import AdvantageOutput, standardize, vtrace
 from compiled_rl.modules.arguments import check_flags, check_module
-from compiled_rl.modules.coefficients import check_coefficient, holds
 
 
 class VTrace(ValueEstimatorBase):
@@ -70,10 +69,7 @@ class VTrace(ValueEstimatorBase):
         self.average_adv = average_adv
         self.register_discount("lmbda", lmbda)
         for name, bound in (("rho_thresh", rho_thresh), ("c_thresh", c_thresh)):
-            check_coefficient(self.name, name, bound)
-            self.register_coefficient(name, bound)
-            if not holds(getattr(self, name) > 0):
-                raise ValueError(f"{self.name}: `{name}` must be positive, got {float(bound):g}")
+            self.register_coefficient(name, bound, "positive")
             self.place(name)
 
     def lend(

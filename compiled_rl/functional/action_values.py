@@ -32,7 +32,8 @@ def chosen_action_value(action_value: Tensor, action: Tensor) -> Tensor:
         ``[*B]``.
 
     Raises:
-        ValueError: ``action`` has neither shape, or indices are not of an integer dtype.
+        ValueError: ``action`` has neither shape, indices are not of an integer dtype or, on a
+            CPU, one is out of range; a GPU does not survive it.
 
     Reference: Mnih et al. 2015, Nature 518:529, eq. 1; Tavakoli et al. 2017, arXiv:1711.08946,
     for blocks.

@@ -29,7 +29,8 @@ def categorical_log_prob(action: Tensor, logits: Tensor) -> Tensor:
         ``[*B]``, in nats; minus infinity for a forbidden action.
 
     Raises:
-        ValueError: ``action`` has neither shape, or indices are not of an integer dtype.
+        ValueError: ``action`` has neither shape, indices are not of an integer dtype or, on a
+            CPU, one is out of range; a GPU does not survive it.
 
     Reference: Bishop 2006, Pattern Recognition and Machine Learning, eq. 4.104.
     """

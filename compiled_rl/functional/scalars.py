@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from compiled_rl.kernels.checks import check_floating, check_number, check_shape
+from compiled_rl.kernels.indices import at
 from compiled_rl.kernels.scalars import as_scalar, at_least_float, widened
 
 __all__ = [
@@ -49,30 +50,15 @@ def at_index(function: str, x: Tensor, action: Tensor) -> Tensor:
     """Of each row of ``x``, ``[*B, N]``, the element of an action, ``[*B]``.
 
     Raises:
-        ValueError: an action is no integer, or, on a CPU and eagerly, not in [0, N - 1]. A graph
-            asserts it, and so does a GPU: neither survives.
+        ValueError: an action is no integer or, on a CPU, not in [0, N - 1].
     """
     if action.is_floating_point() or action.dtype == torch.bool:
         raise ValueError(
             f"{function}: `action` as indices must be of an integer dtype, got {action.dtype}"
         )
-    index = action.long().unsqueeze(-1)
     if not torch.jit.is_scripting():
-        if not torch.compiler.is_compiling():
-            return _gathered(function, x, index)
-    return x.gather(-1, index).squeeze(-1)
-
-
-def _gathered(function: str, x: Tensor, index: Tensor) -> Tensor:
-    try:
-        return x.gather(-1, index).squeeze(-1)
-    except (IndexError, RuntimeError) as error:
-        if "out of bounds" not in str(error):
-            raise
-        raise ValueError(
-            f"{function}: `action` must be in [0, {x.shape[-1] - 1}], "
-            f"got {int(index.min())} to {int(index.max())}"
-        ) from None
+        return at(function, x, action.long())
+    return x.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
 
 def where_valid(mask: Optional[Tensor], x: Tensor) -> Tensor:

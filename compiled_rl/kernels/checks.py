@@ -144,6 +144,8 @@ def _holds(x: float, range_: str) -> bool:
         return x >= 1
     if range_ == "above 1":
         return x > 1
+    if range_ == "finite":
+        return x - x == 0
     return x == x
 
 

@@ -1,14 +1,13 @@
 """The arguments of losses: two spellings, coefficients by head, kinds and ranges."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from torch import Tensor, nn
+from torch import nn
 
 from compiled_rl.adapters import Key, keyword
 from compiled_rl.adapters.fields import suffixed
-from compiled_rl.modules.coefficients import check_coefficient
 
 NOT_GIVEN: Any = object()  # where None is a value
 
@@ -64,16 +63,6 @@ def by_head(
     return found
 
 
-def check_range(
-    owner: str, argument: str, value: Any, range_: str, fits: Callable[[float], bool]
-) -> None:
-    """A number, or a tensor of one."""
-    check_coefficient(owner, argument, value)
-    on_meta = isinstance(value, Tensor) and value.is_meta
-    if not on_meta and not fits(float(value)):
-        raise ValueError(f"{owner}: `{argument}` must be {range_}, got {float(value):g}")
-
-
 def check_actor(owner: str, actor: Any) -> nn.Module:
     """A module; of which kind, its plain form says."""
     if not isinstance(actor, nn.Module):
@@ -89,14 +78,6 @@ def check_distance(owner: str, kind: Any, argument: str = "loss_critic_type") ->
     if kind not in ("l1", "l2", "smooth_l1"):
         raise ValueError(f"{owner}: `{argument}` must be 'l1', 'l2' or 'smooth_l1', got {kind!r}")
     return kind
-
-
-def check_clip_value(owner: str, bound: Any) -> Any:
-    """A bound, or None for none."""
-    if bound is None or bound is False:
-        return None
-    check_range(owner, "clip_value", bound, "positive", lambda x: x > 0)
-    return bound
 
 
 def _take(owner: str, left: dict[Key, float], name: Optional[Key], action: Key) -> float:

@@ -14,7 +14,7 @@ from compiled_rl.functional import (
     categorical_soft_value,
     chosen_action_value,
 )
-from compiled_rl.losses.arguments import check_actor, check_options, check_range
+from compiled_rl.losses.arguments import check_actor, check_options
 from compiled_rl.losses.dtypes import widened
 from compiled_rl.losses.off_policy import TRANSITION
 from compiled_rl.losses.parts import DiscreteSACParts
@@ -22,6 +22,7 @@ from compiled_rl.losses.soft import OUTPUTS, SoftLoss, SoftOptions
 from compiled_rl.losses.temperature import automatic
 from compiled_rl.modules import Categorical
 from compiled_rl.modules.arguments import check_count
+from compiled_rl.modules.coefficients import check_range
 from compiled_rl.modules.q_policy import action_family
 
 
@@ -86,9 +87,7 @@ class DiscreteSACLoss(DiscreteSACParts, SoftLoss):
         _check_categorical(owner, actor, action_space)
         if num_actions is not None:
             check_count(owner, "num_actions", num_actions)
-        check_range(
-            owner, "target_entropy_weight", target_entropy_weight, "a number", math.isfinite
-        )
+        check_range(owner, "target_entropy_weight", target_entropy_weight, "finite")
         share = target_entropy_weight
         if isinstance(target_entropy, str) and target_entropy == "auto":
             count = number_of_actions(action_space) if num_actions is None else num_actions

@@ -18,7 +18,6 @@ from compiled_rl.functional import (
 from compiled_rl.functional.scalars import where_valid
 from compiled_rl.kernels.checks import check_floating, check_tensor
 from compiled_rl.losses.action_values import LOSS
-from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.off_policy import TD_ERROR
 from compiled_rl.losses.q_network import INPUTS, QNetworkLoss
 from compiled_rl.modules import Categorical, ExpectedActionValue
@@ -40,7 +39,7 @@ class DistributionalDQNLoss(QNetworkLoss):
     Args:
         value_network: gives logits or log-probabilities of the atoms, ``[*B, K, N]``, the actions
             last; see ``QNetworkLoss``. An ``ExpectedActionValue`` stands for its own network.
-        gamma: discount in [0, 1]; assign a number to anneal it, which is not checked again.
+        gamma: discount in [0, 1]; assign a number to anneal it.
         support: the atoms, in equal steps, ascending, ``[K]``, in units of the return, such as
             ``torch.linspace(v_min, v_max, K)``; None: the ``support`` of the network.
         action_space: ``"categorical"``, ``"one_hot"`` or a spec; see ``QNetworkLoss``.
@@ -97,7 +96,7 @@ class DistributionalDQNLoss(QNetworkLoss):
                 f"{self.name}: `action_space` must be 'categorical' or 'one_hot', "
                 f"got {type(self.family).__name__}"
             )
-        self.register_coefficient("gamma", self._checked_gamma(gamma))
+        self.register_coefficient("gamma", gamma, "in [0, 1]")
         atoms = _support_of(value_network) if support is None else support
         self.register_buffer("support", self._checked_support(atoms))
         self.make_value_estimator()
@@ -118,10 +117,6 @@ class DistributionalDQNLoss(QNetworkLoss):
         """The network that learns, of what was given."""
         network = super().network_of(network)
         return network.network if isinstance(network, ExpectedActionValue) else network
-
-    def _checked_gamma(self, gamma: Any) -> Any:
-        check_range(self.name, "gamma", gamma, "in [0, 1]", lambda x: 0 <= x <= 1)
-        return gamma
 
     def _checked_support(self, support: Any) -> Tensor:
         check_tensor(self.name, "support", support)
@@ -153,7 +148,7 @@ class DistributionalDQNLoss(QNetworkLoss):
             if name != "gamma":
                 raise TypeError(f"{self.name}: `{name}` is no hyper-parameter, `gamma` is")
         if "gamma" in hyperparams:
-            self.gamma = self._checked_gamma(hyperparams["gamma"])
+            self.gamma = hyperparams["gamma"]
         self.value_type = ValueEstimators.TD0
         self.wire()
         return self

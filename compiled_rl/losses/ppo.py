@@ -20,7 +20,7 @@ from compiled_rl.losses.actor_critic import (
     EntropyOptions,
     Steps,
 )
-from compiled_rl.losses.arguments import check_options, check_range
+from compiled_rl.losses.arguments import check_options
 from compiled_rl.losses.parts import ExplainedCriticPart
 from compiled_rl.modules import frozen_copy
 from compiled_rl.modules.arguments import check_flags
@@ -164,10 +164,7 @@ class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
         self.delay_actor = delay_actor
         if delay_actor:
             self._freeze_actor()
-        self.register_coefficient("max_importance_ratio", max_importance_ratio)
-        if max_importance_ratio is not None:
-            bound = max_importance_ratio
-            check_range(self.name, "max_importance_ratio", bound, "positive", lambda x: x > 0)
+        self.register_coefficient("max_importance_ratio", max_importance_ratio, "positive")
         self.wire()
 
     def _freeze_actor(self) -> None:

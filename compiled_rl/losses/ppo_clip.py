@@ -8,7 +8,6 @@ from compiled_rl.adapters import Data, Field
 from compiled_rl.functional import clip_fraction, effective_sample_size, ppo_clip, reduce
 from compiled_rl.functional.reduction import largest
 from compiled_rl.losses.actor_critic import ENTROPY, INPUTS, Steps
-from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.ppo import (
     CRITIC,
     KL_APPROX,
@@ -17,6 +16,13 @@ from compiled_rl.losses.ppo import (
     PPOOptions,
     Ratio,
 )
+from compiled_rl.modules.coefficients import check_range
+
+_RANGES = {
+    "clip_epsilon": "in [0, 1)",
+    "clip_epsilon_low": "in [0, 1)",
+    "clip_epsilon_high": "at least 0",
+}
 
 
 class ClipPPOLoss(PPOLoss):
@@ -90,7 +96,7 @@ class ClipPPOLoss(PPOLoss):
             clip_value = bounds["clip_epsilon"]
         super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
         for name, bound in bounds.items():
-            self.register_coefficient(name, bound)
+            self.register_coefficient(name, bound, _RANGES[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
         bounds = [x for x in self.__dict__.get("_buffers", {}) if x.startswith("clip_epsilon")]
@@ -140,9 +146,6 @@ def _clip_bounds(owner: str, clip_epsilon: Any) -> dict[str, Any]:
         raise ValueError(
             f"{owner}: `clip_epsilon` must be one number or two, got {len(clip_epsilon)}"
         )
-    for name, bound in bounds.items():
-        if name == "clip_epsilon_high":
-            check_range(owner, name, bound, "at least 0", lambda x: x >= 0)
-        else:
-            check_range(owner, name, bound, "in [0, 1)", lambda x: 0 <= x < 1)
+    for name, bound in bounds.items():  # `clip_value` may become one of them
+        check_range(owner, name, bound, _RANGES[name])
     return bounds

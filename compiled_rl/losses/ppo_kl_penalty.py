@@ -10,7 +10,6 @@ from compiled_rl.functional import next_beta, ppo_kl_penalty, reduce
 from compiled_rl.functional.reduction import count_valid
 from compiled_rl.kernels.checks import check_shape
 from compiled_rl.losses.actor_critic import ENTROPY, INPUTS, Steps
-from compiled_rl.losses.arguments import check_range
 from compiled_rl.losses.ppo import (
     CRITIC,
     KL_APPROX,
@@ -97,18 +96,15 @@ class KLPENPPOLoss(PPOLoss):
         **options: Unpack[PPOOptions],
     ) -> None:
         name = type(self).__name__
-        check_range(name, "dtarg", dtarg, "positive", lambda x: x > 0)
-        check_range(name, "beta", beta, "at least 0", lambda x: x >= 0)
-        check_range(name, "increment", increment, "at least 1", lambda x: x >= 1)
-        check_range(name, "decrement", decrement, "in (0, 1]", lambda x: 0 < x <= 1)
         super().__init__(actor_network, critic_network, clip_value=clip_value, **options)
         self._actor.check_recordable(name)
         self.samples_mc_kl = check_count(name, "samples_mc_kl", samples_mc_kl)
         check_flags(name, adapt_beta=adapt_beta)
         self.adapt_beta = adapt_beta
-        rule = {"dtarg": dtarg, "increment": increment, "decrement": decrement}
-        for coefficient, x in {"beta": beta, **rule}.items():
-            self.register_coefficient(coefficient, x)
+        self.register_coefficient("beta", beta, "at least 0")
+        self.register_coefficient("dtarg", dtarg, "positive")
+        self.register_coefficient("increment", increment, "at least 1")
+        self.register_coefficient("decrement", decrement, "in (0, 1]")
         self._first_beta = float(beta)
 
     def reset(self) -> None:

@@ -10,7 +10,7 @@ from compiled_rl.adapters import Data, EnsembleForm, Field, Key, PlainForm, in_n
 from compiled_rl.adapters.specs import action_bounds
 from compiled_rl.functional import distance_loss, reduce, smoothed_action
 from compiled_rl.functional.scalars import where_valid
-from compiled_rl.losses.arguments import check_options, check_range
+from compiled_rl.losses.arguments import check_options
 from compiled_rl.losses.critics import ensemble_of
 from compiled_rl.losses.off_policy import (
     ACTION,
@@ -143,9 +143,8 @@ class TD3Loss(TD3Parts, OffPolicyLoss):
         self.delay("actor_network", delay_actor)
         self.delay("qvalue_network", delay_qvalue)
         self.separate_losses, self.deactivate_vmap = separate_losses, deactivate_vmap
-        for argument, value in (("policy_noise", policy_noise), ("noise_clip", noise_clip)):
-            check_range(name, argument, value, "at least 0", lambda x: x >= 0)
-            self.register_coefficient(argument, value)
+        self.register_coefficient("policy_noise", policy_noise, "at least 0")
+        self.register_coefficient("noise_clip", noise_clip, "at least 0")
         self.make_value_estimator()
         self._register_bounds(action_spec, bounds)
 

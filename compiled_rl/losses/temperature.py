@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.functional import reduce, temperature_loss
-from compiled_rl.losses.arguments import check_range
 from compiled_rl.modules import CoefficientModule
+from compiled_rl.modules.coefficients import check_range
 
 
 class Temperature(CoefficientModule):
@@ -38,8 +38,8 @@ class Temperature(CoefficientModule):
     ) -> None:
         """Register all of it, from the arguments of a loss."""
         owner = type(self).__name__
-        check_range(owner, "alpha_init", alpha_init, "positive", lambda x: x > 0)
-        check_range(owner, "target_entropy", target_entropy, "finite", math.isfinite)
+        self.register_coefficient("alpha_init", alpha_init, "positive")
+        self.register_coefficient("target_entropy", target_entropy, "finite")
         low, high = _bound(owner, "min_alpha", min_alpha), _bound(owner, "max_alpha", max_alpha)
         if low is not None and high is not None and low > high:
             raise ValueError(
@@ -49,10 +49,8 @@ class Temperature(CoefficientModule):
         log_alpha = torch.tensor(math.log(alpha_init), dtype=torch.get_default_dtype())
         log_alpha = _clipped(log_alpha, low, high)
         self.fixed_alpha = fixed_alpha
-        self.register_coefficient("alpha_init", alpha_init)
         self.register_coefficient("min_log_alpha", low)
         self.register_coefficient("max_log_alpha", high)
-        self.register_coefficient("target_entropy", target_entropy)
         self.register_coefficient(
             "log_alpha", log_alpha if fixed_alpha else nn.Parameter(log_alpha)
         )
@@ -116,8 +114,8 @@ def _bound(owner: str, argument: str, alpha: Optional[float]) -> Optional[Tensor
     if alpha is None:
         return None
     if argument == "min_alpha":
-        check_range(owner, argument, alpha, "at least 0", lambda x: x >= 0)
+        check_range(owner, argument, alpha, "at least 0")
         if alpha == 0:
             return None
-    check_range(owner, argument, alpha, "positive", lambda x: x > 0)
+    check_range(owner, argument, alpha, "positive")
     return torch.as_tensor(alpha, dtype=torch.get_default_dtype()).log()

@@ -6,6 +6,20 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from compiled_rl.kernels.checks import check_number
+
+# What a coefficient may be, as a refusal says it.
+RANGES = (
+    "a number",
+    "finite",
+    "positive",
+    "at least 0",
+    "at least 1",
+    "in [0, 1]",
+    "in [0, 1)",
+    "in (0, 1]",
+)
+
 
 class CoefficientModule(nn.Module):
     """A module whose hyper-parameters are 0-d buffers: assigning a number copies in place.
@@ -14,19 +28,33 @@ class CoefficientModule(nn.Module):
     in the state dict, so a checkpoint restores it.
     """
 
-    def register_coefficient(self, name: str, value: Optional[float | Tensor]) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._ranges: dict[str, str] = {}  # of each coefficient, in the words of a refusal
+
+    def register_coefficient(
+        self, name: str, value: Optional[float | Tensor], range_: str = "a number"
+    ) -> None:
         """Register ``value`` as the buffer ``name``; None says that there is none, for good.
 
         What is learned stays what it is: a ``Parameter`` is registered as one, and a tensor that
         requires grad is not copied.
 
+        Args:
+            name: of the attribute.
+            value: what it is at first.
+            range_: what it may be, now and when it is assigned: one of ``RANGES``.
+
         Raises:
-            ValueError: the value is a bool, or not a scalar.
+            ValueError: the value is a bool, not a scalar, or out of its range, which is unknown.
         """
+        if range_ not in RANGES:
+            raise ValueError(f"{type(self).__name__}: `range_` must be in {RANGES}, got {range_!r}")
+        self._ranges[name] = range_
         if value is None:
             self.register_buffer(name, None)
             return
-        check_coefficient(type(self).__name__, name, value)
+        self.check_coefficient(name, value)
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
         elif isinstance(value, Tensor) and value.requires_grad:
@@ -34,21 +62,35 @@ class CoefficientModule(nn.Module):
         else:
             self.register_buffer(name, _copied(value))
 
+    def check_coefficient(self, name: str, value: Any) -> None:
+        """Refuse what the coefficient may not be."""
+        check_range(type(self).__name__, name, value, self._ranges.get(name, "a number"))
+
     def __setattr__(self, name: str, value: Any) -> None:
-        state = self.__dict__
-        held = {**state.get("_parameters", {}), **state.get("_buffers", {})}
-        if name not in held:
+        if not self._is_coefficient(name):
             super().__setattr__(name, value)
-        elif name in state["_buffers"] and (held[name] is None) != (value is None):
+            return
+        held = getattr(self, name)
+        if (held is None) != (value is None):
             raise AttributeError(
                 f"{type(self).__name__}: `{name}` is given or None from the start, got {value!r}"
             )
-        elif not _replaces(value):
-            check_coefficient(type(self).__name__, name, value)
-            with torch.no_grad():  # what is learned takes a number, too
-                held[name].copy_(torch.as_tensor(value, dtype=held[name].dtype))
-        else:
+        if value is None:
+            return
+        self.check_coefficient(name, value)
+        if isinstance(value, Tensor) and value.requires_grad:
             super().__setattr__(name, value)
+        elif isinstance(value, Tensor) and value.dim() and value.shape != held.shape:
+            super().__setattr__(name, value.to(held, copy=True))
+        else:
+            with torch.no_grad():  # what is learned takes a number, too
+                held.copy_(torch.as_tensor(value, dtype=held.dtype))
+
+    def _is_coefficient(self, name: str) -> bool:
+        """Whether it was registered as one, or as a 0-d buffer, which takes any number."""
+        buffer = self.__dict__.get("_buffers", {}).get(name)
+        scalar = buffer is not None and buffer.dim() == 0
+        return scalar or name in self.__dict__.get("_ranges", ())
 
 
 def _copied(value: float | Tensor) -> Tensor:
@@ -62,15 +104,11 @@ def holds(condition: Tensor) -> bool:
     return condition.is_meta or bool(condition.all())
 
 
-def _replaces(value: Any) -> bool:
-    """Whether it takes the buffer's place: what is learned, several numbers, None."""
-    if isinstance(value, Tensor):
-        return value.dim() > 0 or value.requires_grad
-    return value is None
+def check_range(owner: str, name: str, value: Any, range_: str) -> None:
+    """Refuse what is neither a number nor a 0-d tensor of one, and one out of a range.
 
-
-def check_coefficient(owner: str, name: str, value: Any) -> None:
-    """Refuse what is neither a number, of which NaN is none, nor a 0-d tensor of one."""
+    The value of a tensor is asked where there is one: in a graph, and on ``meta``, there is none.
+    """
     number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
     if isinstance(value, Tensor):
         number = value.dim() == 0 and value.dtype != torch.bool and not value.is_complex()
@@ -81,5 +119,7 @@ def check_coefficient(owner: str, name: str, value: Any) -> None:
             else repr(value)
         )
         raise ValueError(f"{owner}: `{name}` must be a float or a 0-d tensor, got {got}")
-    if not isinstance(value, Tensor) and value != value:
-        raise ValueError(f"{owner}: `{name}` must be a number, got {value}")
+    if not isinstance(value, Tensor):
+        check_number(owner, name, value, range_)
+    elif not (value.is_meta or torch.compiler.is_compiling()):
+        check_number(owner, name, float(value.detach()), range_)

@@ -9,8 +9,8 @@ from torch import Tensor
 from compiled_rl.adapters import Data
 from compiled_rl.adapters.dispatch import TIME
 from compiled_rl.kernels.checks import check_tensor
-from compiled_rl.losses.arguments import check_range
 from compiled_rl.modules.arguments import check_count, check_text
+from compiled_rl.modules.coefficients import check_range
 from compiled_rl.training.optimisers import Tensors
 from compiled_rl.training.update import UpdateStep
 
@@ -66,7 +66,7 @@ class UpdateEpochs:
         minibatch_size = check_count("UpdateEpochs", "minibatch_size", minibatch_size)
         check_text("UpdateEpochs", "kl", kl)
         if target_kl is not None:
-            check_range("UpdateEpochs", "target_kl", target_kl, "positive", lambda x: x > 0)
+            check_range("UpdateEpochs", "target_kl", target_kl, "positive")
             if kl not in step.output_names:
                 raise ValueError(f"UpdateEpochs: `kl` must be in {step.output_names}, got {kl!r}")
         self.step, self.epochs, self.minibatch_size = step, epochs, minibatch_size

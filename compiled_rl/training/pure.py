@@ -9,8 +9,8 @@ from torch import Tensor
 from compiled_rl.adapters import Data
 from compiled_rl.functional.processes import all_over_processes
 from compiled_rl.losses import LossModule
-from compiled_rl.losses.arguments import check_range
 from compiled_rl.modules.calls import call_with, slots_of
+from compiled_rl.modules.coefficients import check_range
 from compiled_rl.training.optimisers import GroupState, Optimiser, OptimiserState, Tensors
 from compiled_rl.training.pairs import PREFIX
 
@@ -66,7 +66,7 @@ class Update:
         if not several or not all(isinstance(x, Optimiser) for x in optimisers):
             raise TypeError(f"Update: `optimisers` must be a list of Optimiser, got {optimisers!r}")
         if max_grad_norm is not None:
-            check_range("Update", "max_grad_norm", max_grad_norm, "positive", lambda x: x > 0)
+            check_range("Update", "max_grad_norm", max_grad_norm, "positive")
         self.loss = loss
         self._optimisers = tuple(optimisers)
         self._max_grad_norm = max_grad_norm

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compiled_rl.functional import hard_update, soft_update
-from compiled_rl.losses.arguments import check_range
+from compiled_rl.modules.coefficients import check_range
 from compiled_rl.training.optimisers import Tensors
 from compiled_rl.training.updater import TargetNetUpdater
 
@@ -22,7 +22,7 @@ class SoftUpdate(TargetNetUpdater):
     Args:
         loss_module: a loss with frozen copies.
         eps: how much of the copy stays, in [0, 1]; may be set at any time.
-        tau: instead of it, how much of the network comes in, ``1 - eps``.
+        tau: instead of it, how much of the network comes in, ``1 - eps``; may be set, too.
 
     Raises:
         RuntimeError: neither ``eps`` nor ``tau`` is given; see also ``TargetNetUpdater``.
@@ -50,6 +50,15 @@ class SoftUpdate(TargetNetUpdater):
     def eps(self, eps: float) -> None:
         self._eps = _fraction("eps", eps)
 
+    @property
+    def tau(self) -> float:
+        """How much of the network comes in, ``1 - eps``."""
+        return 1 - self._eps
+
+    @tau.setter
+    def tau(self, tau: float) -> None:
+        self._eps = 1 - _fraction("tau", tau)
+
     def _move(self, targets: list[Tensor], sources: list[Tensor], averaged: int) -> None:
         if averaged:
             torch._foreach_lerp_(targets[:averaged], sources[:averaged], 1 - self._eps)
@@ -57,7 +66,7 @@ class SoftUpdate(TargetNetUpdater):
             torch._foreach_copy_(targets[averaged:], sources[averaged:])
 
     def _numbers(self) -> dict[str, float]:
-        return {"tau": 1 - self._eps}
+        return {"tau": self.tau}
 
     def _moved(self, targets: Tensors, sources: Tensors) -> Tensors:
         tau: Any = targets["tau"]
@@ -157,7 +166,7 @@ def _eps(eps: Optional[float], tau: Optional[float]) -> float:
 
 def _fraction(name: str, x: Any) -> float:
     """A number, whatever holds it: a tensor would be read anew at every step."""
-    check_range("SoftUpdate", name, x, "in [0, 1]", lambda x: 0 <= x <= 1)
+    check_range("SoftUpdate", name, x, "in [0, 1]")
     return float(x)
 
 

@@ -189,7 +189,8 @@ class UpdateStep:
                 since the step was made, in a frozen copy, too; or a forward hook came or went.
             ValueError: an option of the optimiser other than its learning rate has changed.
             KeyError, RuntimeError, TypeError, ValueError: what the loss says of the data; nothing
-                has moved then but the generator.
+                has moved then but the generator. A graph, however, meets an action that is no index
+                of one on its way, and what does not depend on it may have moved.
         """
         data = self.loss.inputs(batch, tensors)
         self._check_fresh()
@@ -230,12 +231,12 @@ class UpdateStep:
         try:
             with self._tracing, self._processes.split:
                 return self._graphs(params, others, *inputs)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, RuntimeError) as error:
             raise (self._eager_error(data) or error) from None
 
     @torch.no_grad()
     def _eager_error(self, data: Data) -> Optional[Exception]:
-        """What the loss itself says of the data; TorchDynamo buries it in a page."""
+        """What the loss itself says of the data; a graph buries it in a page."""
         before = saved(self._statistics)
         try:
             self.loss(data)

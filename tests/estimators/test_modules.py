@@ -644,6 +644,16 @@ def test_the_defaults_are_those_of_torchrl():
         (lambda: VTrace(rho_thresh=0.0), ValueError, "`rho_thresh` must be positive, got 0"),
         (lambda: GAE().set_keys(advantag="a"), KeyError, "`advantag` is not an accepted key"),
         (lambda: GAE().set_keys(advantage=None), ValueError, "must be a string or a tuple"),
+        (
+            lambda: GAE().set_keys(advantage="value_target"),
+            ValueError,
+            "GAE: `value_target` must have another key than `advantage`, got 'value_target'",
+        ),
+        (
+            lambda: pair("GAE")[0](sequences().set("steps_to_next_obs", torch.ones(4, 7, 2))),
+            ValueError,
+            "GAE: `steps_to_next_obs` must have the shape of `reward`",
+        ),
         (lambda: pair("GAE")[0].set_keys(value="v"), KeyError, "must be an output of the critic"),
         (lambda: GAE()(torch.zeros(2)), TypeError, "expected keyword tensors, a mapping"),
         (lambda: GAE()(rewards=torch.zeros(2)), TypeError, "`rewards` is not an input"),

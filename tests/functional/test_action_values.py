@@ -148,3 +148,28 @@ def test_any_leading_axes():
             alone = logits[i, j].softmax(0).T @ SUPPORT
             torch.testing.assert_close(value[i, j], alone)
             assert chosen_action_value(value, action)[i, j] == value[i, j, action[i, j]]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_an_index_out_of_range_is_refused(wrong, compiled):
+    def chosen(action):
+        return chosen_action_value(torch.ones(4096, 3), action)
+
+    function = torch.compile(chosen, fullgraph=True) if compiled else chosen
+    action = torch.zeros(4096, dtype=torch.long)
+    assert torch.equal(function(action), torch.ones(4096))
+    action[7] = wrong
+    with pytest.raises(ValueError, match=r"`action` must be in \[0, 2\], got"):
+        function(action)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, 1), (0, None)])
+def test_indices_may_be_mapped_in_a_graph(in_dims):
+    values, action = (
+        torch.randn(4, 4, 3),
+        torch.randint(0, 3, (4, 4) if in_dims[1] is not None else (4,)),
+    )
+    mapped = torch.vmap(chosen_action_value, in_dims)
+    expected = mapped(values, action)
+    assert torch.equal(torch.compile(mapped, fullgraph=True)(values, action), expected)

@@ -10,6 +10,7 @@ from tests.losses.peers import keywords, make, record
 
 SIZES = (2, 3, 5, 8, 13, 21)
 VALUES = (0.1, 0.15, 0.2, 0.25)
+INCREMENTS = (1.5, 2.0, 3.0, 4.0)
 
 
 class Row(NamedTuple):
@@ -79,7 +80,8 @@ def test_compiles_whole_and_seldom(row: Row) -> None:
     if row.form == "keywords":
         batches = [keywords(loss, batch) for batch in batches]
     numbers = [name for name, x in loss._buffers.items() if x is not None]
-    assert_compiles_once(loss, batches, coefficients=dict.fromkeys(numbers, VALUES))
+    values = {name: INCREMENTS if name == "increment" else VALUES for name in numbers}
+    assert_compiles_once(loss, batches, coefficients=values)
 
 
 def test_a_discount_compiles_no_new_graph() -> None:

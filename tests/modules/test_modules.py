@@ -1,5 +1,7 @@
 """Policies, families, heads, the normaliser and annealed coefficients."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -214,11 +216,78 @@ def test_what_is_no_number_is_not_assigned(value):
     assert float(module.alpha) == 0.5
 
 
+RANGED = [
+    ("finite", [-1e30, 0.0], [float("inf"), -float("inf")]),
+    ("positive", [1e-9, float("inf")], [0.0, -1]),
+    ("at least 0", [0, 7.0], [-1e-9]),
+    ("at least 1", [1, 7.0], [0.999]),
+    ("in [0, 1]", [0, 1], [-0.001, 1.001]),
+    ("in [0, 1)", [0, 0.999], [1, -0.001]),
+    ("in (0, 1]", [0.001, 1], [0, 1.001]),
+]
+
+
+@pytest.mark.parametrize(
+    "form", [float, torch.tensor, lambda x: torch.tensor(float(x)).requires_grad_()]
+)
+@pytest.mark.parametrize(("range_", "inside", "outside"), RANGED)
+def test_a_coefficient_stays_in_its_range(range_, inside, outside, form):
+    for x in inside:
+        module = CoefficientModule()
+        module.register_coefficient("alpha", form(x), range_)
+        module.alpha = form(x)
+        assert float(module.alpha) == pytest.approx(float(x))
+    for x in [*outside, float("nan")]:
+        before = float(module.alpha)
+        with pytest.raises(ValueError, match=f"`alpha` must be {re.escape(range_)}, got"):
+            module.alpha = form(x)
+        assert float(module.alpha) == before
+        with pytest.raises(ValueError, match=f"`beta` must be {re.escape(range_)}, got"):
+            module.register_coefficient("beta", form(x), range_)
+        assert not hasattr(module, "beta")
+
+
+@pytest.mark.parametrize("several", [torch.ones(1), torch.ones(3), torch.ones(3).requires_grad_()])
+def test_several_numbers_are_no_coefficient(several):
+    module = CoefficientModule()
+    module.register_coefficient("alpha", 0.5)
+    with pytest.raises(ValueError, match="`alpha` must be a float or a 0-d tensor, got"):
+        module.alpha = several
+    assert module.alpha.shape == ()
+
+
+def test_other_buffers_are_torchs():
+    module = CoefficientModule()
+    module.register_buffer("several", torch.zeros(3))
+    module.register_buffer("one", torch.tensor(0.0))
+    module.register_buffer("none", None)
+    with pytest.raises(TypeError, match="cannot assign 'int' as buffer 'several'"):
+        module.several = 3
+    module.one, module.several, module.none = 2, torch.ones(2), torch.ones(4)
+    assert module.one.item() == 2
+    assert (len(module.several), len(module.none)) == (2, 4)
+
+
+def test_a_coefficient_is_assigned_in_a_graph():
+    module = CoefficientModule()
+    module.register_coefficient("alpha", 0.5, "in [0, 1]")
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def assigned(x):
+        module.alpha = x
+        return module.alpha * 2
+
+    assert assigned(torch.tensor(0.25)) == 0.5
+
+
 def test_a_coefficient_takes_scalars_only():
     module = CoefficientModule()
     module.register_coefficient("alpha", 0.5)
     module.alpha = 2
     assert module.state_dict()["alpha"].item() == 2
+    with pytest.raises(ValueError, match=r"`range_` must be in \('a number', .*, got 'small'"):
+        module.register_coefficient("beta", 0.5, "small")
+    assert not hasattr(module, "beta")
     for wrong in (True, "1", torch.ones(1)):
         with pytest.raises(ValueError, match="`beta` must be a float or a 0-d tensor, got"):
             module.register_coefficient("beta", wrong)

@@ -306,3 +306,26 @@ def test_outputs_and_inputs_are_the_callers(counted):
             x.zero_()
     for metrics, copies in kept:
         torch.testing.assert_close(metrics, copies, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [-1, ACTION])
+def test_an_action_out_of_range_is_refused_in_the_graph(wrong):
+    """With two threads, an assertion in a kernel would end the process."""
+    loss = ClipPPOLoss(*plain_networks("categorical"))
+    step = UpdateStep(loss, torch.optim.Adam(loss.parameters()))
+    data = make_data(loss.actor_network, (4096,))
+    spoiled = data.clone()
+    spoiled["action"][3000] = wrong
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        step(data)
+        before = copy.deepcopy(loss.state_dict())
+        with pytest.raises(
+            ValueError, match=r"^categorical_log_prob: `action` must be in \[0, 2\]"
+        ):
+            step(spoiled)
+        torch.testing.assert_close(loss.state_dict(), before, rtol=0, atol=0)
+        step(data)
+    finally:
+        torch.set_num_threads(threads)

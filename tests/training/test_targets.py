@@ -270,6 +270,11 @@ REFUSED = [
         ValueError,
         r"`eps` must be in \[0, 1\], got 1.5",
     ),
+    (
+        lambda: setattr(SoftUpdate(our_loss(), eps=0.9), "tau", 5),
+        ValueError,
+        r"`tau` must be in \[0, 1\], got 5",
+    ),
     *(
         (
             lambda interval=interval: HardUpdate(
@@ -411,3 +416,10 @@ def test_the_pure_rule_is_that_of_the_step(name, arguments):
         updater.step()
         for key, x in updater.targets().items():
             torch.testing.assert_close(moved[key], x, rtol=1e-6, atol=1e-6)
+
+
+def test_eps_and_tau_are_one_number():
+    update = SoftUpdate(our_loss(), tau=0.25)
+    assert (update.eps, update.tau) == (0.75, 0.25)
+    update.tau = 0.5
+    assert (update.eps, update.tau) == (0.5, 0.5)

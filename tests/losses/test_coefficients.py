@@ -1,0 +1,97 @@
+"""What a constructor asks of a coefficient, an assignment asks, too."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from compiled_rl import losses
+from compiled_rl.estimators import GAE, VTrace
+from tests.losses.networks import mlp, plain_networks
+from tests.losses.transitions import SUBJECTS
+
+
+def clipped() -> Any:
+    return losses.ClipPPOLoss(
+        *plain_networks("normal"), clip_value=0.5, max_importance_ratio=3.0, clip_epsilon=(0.2, 0.3)
+    )
+
+
+def atoms() -> Any:
+    network = torch.nn.Sequential(mlp(2 * 3), torch.nn.Unflatten(-1, (2, 3)))
+    return losses.DistributionalDQNLoss(
+        network, gamma=0.9, support=torch.linspace(-1, 1, 3), action_space="categorical"
+    )
+
+
+OUTSIDE = [
+    (clipped, "clip_value", "positive", 0.0),
+    (clipped, "max_importance_ratio", "positive", -1.0),
+    (clipped, "clip_epsilon_low", "in [0, 1)", 1.0),
+    (clipped, "clip_epsilon_high", "at least 0", -0.5),
+    (lambda: losses.ClipPPOLoss(*plain_networks("normal")), "clip_epsilon", "in [0, 1)", 2.0),
+    *(
+        (lambda: losses.KLPENPPOLoss(*plain_networks("normal")), name, range_, wrong)
+        for name, range_, wrong in (
+            ("beta", "at least 0", -1.0),
+            ("dtarg", "positive", 0.0),
+            ("increment", "at least 1", 0.5),
+            ("decrement", "in (0, 1]", 0.0),
+        )
+    ),
+    (SUBJECTS["sac"].ours, "alpha_init", "positive", 0.0),
+    (SUBJECTS["sac"].ours, "target_entropy", "finite", float("inf")),
+    (SUBJECTS["td3"].ours, "policy_noise", "at least 0", -0.5),
+    (SUBJECTS["td3"].ours, "noise_clip", "at least 0", -0.5),
+    (atoms, "gamma", "in [0, 1]", 1.5),
+    (GAE, "gamma", "in [0, 1]", 7.0),
+    (GAE, "lmbda", "in [0, 1]", -0.5),
+    (VTrace, "rho_thresh", "positive", 0.0),
+    (VTrace, "c_thresh", "positive", -1.0),
+]
+
+
+@pytest.mark.parametrize("form", [float, torch.tensor])
+@pytest.mark.parametrize(
+    ("make", "name", "range_", "wrong"), OUTSIDE, ids=[name for _, name, *_ in OUTSIDE]
+)
+def test_an_assignment_is_held_to_the_range(make, name, range_, wrong, form):
+    module = make()
+    before = float(getattr(module, name))
+    with pytest.raises(ValueError, match=name) as refused:
+        setattr(module, name, form(wrong))
+    said = f"{type(module).__name__}: `{name}` must be {range_}, got {wrong}"
+    assert str(refused.value) == said
+    assert float(getattr(module, name)) == before
+
+
+def test_every_range_is_tried():
+    """Fails where a coefficient with a range is not in the table."""
+    tried = {(type(make()), name) for make, name, *_ in OUTSIDE}
+    for made in (make() for make, *_ in OUTSIDE):
+        ranged = {(type(made), name) for name, x in made._ranges.items() if x != "a number"}
+        given = {(kind, name) for kind, name in ranged if getattr(made, name) is not None}
+        assert given <= tried
+
+
+@pytest.mark.parametrize(
+    "several", [torch.full([5], 0.5), torch.full([5], 0.5, dtype=torch.double)]
+)
+def test_a_discount_may_become_one_a_step_and_back(several):
+    estimator = GAE(gamma=0.9)
+    estimator.gamma = several
+    assert estimator.gamma is not several
+    assert torch.equal(estimator.gamma, torch.full([5], 0.5))
+    with pytest.raises(ValueError, match=r"`gamma` must be in \[0, 1\], got values from 0.5 to 2"):
+        estimator.gamma = torch.tensor([0.5, 2.0])
+    with pytest.raises(ValueError, match=r"`gamma` must be floating point, got torch\.int64"):
+        estimator.gamma = torch.ones(5, dtype=torch.long)
+    buffer = estimator.gamma
+    estimator.gamma = 0.25
+    assert estimator.gamma is buffer
+    assert torch.equal(buffer, torch.full([5], 0.25))
+
+
+def test_a_threshold_is_one_number():
+    with pytest.raises(ValueError, match="`rho_thresh` must be a float or a 0-d tensor, got"):
+        VTrace().rho_thresh = torch.ones(3)
