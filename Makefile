@@ -36,7 +36,7 @@ tests/clients/node_modules/installed: tests/clients/package.json
 		--fetch-retries 1 --loglevel error && touch $@
 
 slow: .venv/installed tests/clients/node_modules/installed  ## only what `test` leaves out: Inductor, learning, other languages
-	OMP_NUM_THREADS=2 $(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 soak: .venv/installed  ## memory, drift and recompilations over 100,000 updates, and 200 exports
 	$(BIN)/python -m benchmarks.soak --picture benchmarks/soak.png
