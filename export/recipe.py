@@ -1,7 +1,6 @@
 """A recipe: a function in a user's file that returns what to export, ``FILE.py:make``."""
 
 import importlib.util
-import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ def read_recipe(path: Path, name: str) -> Recipe:
         FileNotFoundError: there is no such file.
         ValueError: the file or the function raises, or returns something else.
     """
+    path = path.resolve()  # as Python names it
     with _at_home(path):
         made = _function(path, name)()
     if not isinstance(made, tuple) or len(made) not in (2, 3):
@@ -76,10 +76,6 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"{path} must have a function `{name}`, got none")
-    try:
-        inspect.signature(function).bind()
-    except TypeError as error:
-        raise ValueError(f"`{name}` in {path} must take nothing, got {error}") from error
     made: Callable[[], Any] = function
     return made
 
@@ -99,29 +95,25 @@ def _at_home(path: Path) -> Iterator[None]:
     """The file's folder first in ``sys.path``; what its code raises as one sentence."""
     if not path.is_file():
         raise FileNotFoundError(f"the recipe must be a file, got {path}")
-    folder = str(path.resolve().parent)
+    folder = str(path.parent)
     sys.path.insert(0, folder)
     try:
         yield
     except Exception as error:
         line = _line(error, path)
-        if line is None:
+        if line is None and isinstance(error, ValueError):  # of ours
             raise
+        place = f"{path}, line {line}," if line else str(path)
         said = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}, line {line}, must run, got {said}") from error
+        raise ValueError(f"{place} must run, got {said}") from error
     finally:
         sys.path.remove(folder)
 
 
 def _line(error: Exception, path: Path) -> Optional[int]:
     """The last line of the file that an error came through; None if it did not."""
-    if isinstance(error, SyntaxError) and _is(path, error.filename):
+    if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if _is(path, frame.filename)]
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     return lines[-1] if lines else None
-
-
-def _is(path: Path, filename: Optional[str]) -> bool:
-    """Whether Python means this file, of which it may have made an absolute path."""
-    return filename is not None and Path(filename).resolve() == path.resolve()

@@ -222,7 +222,7 @@ def test_what_was_made_beside_a_failure_stays(recipes, tmp_path):
         ("agent.py:single", "(target, example, options), got a tuple of 1"),
         ("agent.py:nothing_to_call", "must return a target that can be called, got 3"),
         ("agent.py:unknown_options", "got ['opset']"),
-        ("agent.py:demanding", "must take nothing, got missing a required argument: 'x'"),
+        ("agent.py:demanding", "must run, got TypeError: demanding() missing 1 required"),
         ("agent.py:typed", "line 65, must run, got TypeError: of the recipe"),
         ("agent.py:forever", "`max_time` must be an integer of at least 1, got 'x'"),
     ],

@@ -2,14 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from itertools import combinations
 from typing import Any, Self
 
 from compiled_rl.adapters.fields import Key, joined
 from compiled_rl.modules import CoefficientModule
 from compiled_rl.modules.arguments import check_key
-
-_WRITTEN = ("advantage", "value_target", "value")
 
 
 class Keys(dict[str, Any]):
@@ -106,8 +103,7 @@ class AcceptsKeys(CoefficientModule):
         Raises:
             KeyError: the critic has no output of the key given for ``value``.
             TypeError: a key is neither a string nor a tuple of strings.
-            ValueError: a name is not an input, or two of ``advantage``, ``value_target`` and
-                ``value``, which an estimator writes, have one key.
+            ValueError: a name is not an input.
         """
         for name in keys:
             if name not in self.default_keys:
@@ -116,9 +112,7 @@ class AcceptsKeys(CoefficientModule):
                     f"the accepted keys are {list(self.default_keys)}"
                 )
         before = self.tensor_keys
-        told = before | {name: self.checked_key(name, x) for name, x in keys.items()}
-        _check_apart(self.name, told)
-        self.tensor_keys = told
+        self.tensor_keys = before | {name: self.checked_key(name, x) for name, x in keys.items()}
         try:
             self.take_keys(**keys)
         except Exception:
@@ -136,18 +130,13 @@ class AcceptsKeys(CoefficientModule):
         if self.takes_several(name, key):
             return [self.checked_key(name, one) for one in key]
         check_key(self.name, name, key)
+        if isinstance(key, tuple) and len(key) == 1:  # a TensorDict has them in one place
+            key = key[0]
         return entered_as(self.default_keys[name], key)
 
     def takes_several(self, name: str, key: Any) -> bool:
         """Whether it is a list of keys, and ``name`` may have one."""
         return isinstance(key, list)
-
-
-def _check_apart(owner: str, keys: Keys) -> None:
-    """Refuse one key for two of what an estimator writes: the second would be in the first."""
-    for a, b in combinations([x for x in _WRITTEN if x in keys], 2):
-        if keys[a] == keys[b]:
-            raise ValueError(f"{owner}: `{b}` must have another key than `{a}`, got {keys[b]!r}")
 
 
 def entered_as(default: Any, key: Any) -> Any:

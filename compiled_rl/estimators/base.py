@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import combinations
 from typing import Any, ClassVar, Optional, TypedDict
 
 import torch
@@ -26,7 +27,7 @@ from compiled_rl.estimators.values import Calls, Critic, Values
 from compiled_rl.functional import AdvantageOutput
 from compiled_rl.kernels.checks import check_floating, check_integer, check_shape
 from compiled_rl.modules.arguments import as_device, check_count, check_flags
-from compiled_rl.modules.coefficients import holds
+from compiled_rl.modules.coefficients import has_value
 
 _MASK: Key = ("collector", "mask")
 
@@ -159,16 +160,18 @@ class ValueEstimatorBase(KeyedModule):
             ValueError: it is not in [0, 1].
         """
         self._discounts = (*self._discounts, name)
+        if isinstance(value, Tensor) and value.dim() and not isinstance(value, nn.Parameter):
+            value = value.detach()
         self.register_coefficient(name, value, "in [0, 1]")
         self.place(name)
 
-    def check_coefficient(self, name: str, value: Any) -> None:
+    def check_coefficient(self, name: str, value: Any, range_: str) -> None:
         """Refuse what the coefficient may not be; a discount may be several."""
         if name not in self._discounts or not isinstance(value, Tensor) or value.dim() == 0:
-            super().check_coefficient(name, value)
+            super().check_coefficient(name, value, range_)
             return
         check_floating(self.name, name, value)
-        if not holds((value >= 0) & (value <= 1)):
+        if has_value(value) and not ((value >= 0) & (value <= 1)).all():
             got = f"values from {value.min():g} to {value.max():g}"
             raise ValueError(f"{self.name}: `{name}` must be in [0, 1], got {got}")
 
@@ -294,7 +297,10 @@ class ValueEstimatorBase(KeyedModule):
     def discount(self, steps: Steps) -> Any:
         """``gamma``, to the power of the steps that each reward sums up."""
         gamma = self.along_time(self.gamma, steps)
-        return gamma if steps.steps_to_next is None else gamma**steps.steps_to_next
+        if steps.steps_to_next is None:
+            return gamma
+        check_shape(self.name, "steps_to_next_obs", steps.steps_to_next, "reward", steps.reward)
+        return gamma**steps.steps_to_next
 
     def forward(
         self,
@@ -318,9 +324,10 @@ class ValueEstimatorBase(KeyedModule):
             KeyError: a needed input is missing.
             RuntimeError: there is no batch axis.
             TypeError: a keyword is unknown.
-            ValueError: shapes do not fit.
+            ValueError: shapes do not fit, or two of what it writes have one key.
         """
         data, axes = self._read(tensordict, tensors, time_dim)
+        self._check_apart()
         with self._gradients():
             values = self._values(data, axes, params, target_params)
             advantage, value_target = self.estimate(self._steps(data, axes, values))
@@ -353,6 +360,17 @@ class ValueEstimatorBase(KeyedModule):
         with self._gradients():
             values = self._values(data, axes, params, target_params, self.needs_value)
             return self.target(self._steps(data, axes, values))
+
+    def _check_apart(self) -> None:
+        """Refuse one key for two of what a call writes: the second would be in the first."""
+        keys = {name: self.tensor_keys[name] for name in ("advantage", "value_target", "value")}
+        for (a, key), (b, other) in combinations(
+            {**keys, "next_value": self._next_value_key}.items(), 2
+        ):
+            if key == other:
+                raise ValueError(
+                    f"{self.name}: `{b}` must have another key than `{a}`, got {key!r}"
+                )
 
     def within(
         self,
@@ -492,9 +510,6 @@ class ValueEstimatorBase(KeyedModule):
         reward = reward.to(dtype)
         value, log_prob = [None if x is None else x.to(dtype) for x in (values.value, log_prob)]
         like = partial(axes.like, reward=reward)
-        steps_to_next = like(data.get(self.tensor_keys["steps_to_next_obs"]))
-        if steps_to_next is not None:
-            check_shape(self.name, "steps_to_next_obs", steps_to_next, "reward", reward)
         recorded = None if _MASK not in data else axes.on_steps(data[_MASK], reward)
         mask = both(like(mask), both(recorded, like(values.valid)))
         return Steps(
@@ -504,7 +519,7 @@ class ValueEstimatorBase(KeyedModule):
             self.require(data, "terminated"),
             self.require(data, "done"),
             log_prob=like(log_prob),
-            steps_to_next=steps_to_next,
+            steps_to_next=like(data.get(self.tensor_keys["steps_to_next_obs"])),
             mask=mask,
             time_dim=axes.time,
         )

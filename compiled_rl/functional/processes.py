@@ -94,8 +94,7 @@ def _reduced(x: Tensor, how: str) -> Tensor:
         return x
     operators = torch.ops._c10d_functional
     whole: Tensor = operators.wait_tensor(operators.all_reduce(x.detach(), how, group))
-    # The difference is zero; of what is infinite it would not be.
-    return whole + (x - x.detach()).nan_to_num(0.0) if x.requires_grad else whole
+    return whole + (x - x.detach()) if x.requires_grad else whole
 
 
 def all_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:

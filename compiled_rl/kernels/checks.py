@@ -110,7 +110,7 @@ def check_number(function: str, name: str, x: float, range_: str = "a number") -
         function: the owner of the argument.
         name: of the argument.
         x: a number or a tensor.
-        range_: one of those of ``_holds``, in the words of the refusal.
+        range_: one of those of ``is_in_range``, in the words of the refusal.
     """
     if isinstance(x, Tensor):
         check_tensor(function, name, x)
@@ -124,11 +124,11 @@ def check_number(function: str, name: str, x: float, range_: str = "a number") -
         # A float is told at once; asking for any other number takes longer.
         if not isinstance(x, float) and (not isinstance(x, Real) or isinstance(x, bool)):
             raise TypeError(f"{function}: `{name}` must be a number, got a {type(x).__name__}")
-    if not _holds(x, range_):
+    if not is_in_range(x, range_):
         raise ValueError(f"{function}: `{name}` must be {range_}, got {x}")
 
 
-def _holds(x: float, range_: str) -> bool:
+def is_in_range(x: float, range_: str) -> bool:
     """Whether a number is in a range that is named; written so that NaN is not."""
     if range_ == "in [0, 1]":
         return x >= 0 and x <= 1
@@ -146,7 +146,9 @@ def _holds(x: float, range_: str) -> bool:
         return x > 1
     if range_ == "finite":
         return x - x == 0
-    return x == x
+    if range_ == "a number":
+        return x == x
+    raise ValueError(f"there is no range {range_}")
 
 
 def check_time(function: str, name: str, x: Tensor, time_dim: int) -> None:

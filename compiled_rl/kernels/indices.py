@@ -13,13 +13,13 @@ def at(function: str, x: Tensor, index: Tensor) -> Tensor:
     """Of each row of ``x``, ``[*B, N]``, the element of ``index``, int64 ``[*B]``.
 
     Raises:
-        ValueError: an index is not in [0, N - 1]. On a GPU, under ``vmap`` and in an exported file
-            torch, or the file's runtime, says so.
+        ValueError: an index is not in [0, N - 1]. On a GPU, and in an exported file, torch or the
+            file's runtime says so.
     """
     index = index.unsqueeze(-1)
     if torch.compiler.is_exporting():
         return x.gather(-1, index).squeeze(-1)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not index.is_cuda:
         # A kernel that met a wrong one would end the process.
         return x.gather(-1, _check_index(index, x.shape[-1], function)).squeeze(-1)
     try:
@@ -30,14 +30,13 @@ def at(function: str, x: Tensor, index: Tensor) -> Tensor:
 
 
 def _check(index: Tensor, count: int, function: str) -> None:
-    mapped = torch._C._functorch.is_batchedtensor(index)  # has no value to ask
-    if index.is_cuda or mapped or not index.numel():
+    while torch._C._functorch.is_functorch_wrapped_tensor(index):
+        index = torch._C._functorch.get_unwrapped(index)
+    if index.device.type != "cpu" or not index.numel():
         return
     low, high = (int(x) for x in index.aminmax())
     if low < 0 or high >= count:
-        raise ValueError(
-            f"{function}: `action` must be in [0, {count - 1}], got {low} to {high}"
-        ) from None
+        raise ValueError(f"{function}: `action` must be in [0, {count - 1}], got {low} to {high}")
 
 
 def _checked(index: Tensor, count: int, function: str) -> Tensor:

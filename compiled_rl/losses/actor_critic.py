@@ -216,9 +216,11 @@ class ActorCriticLoss(DeclaredLoss):
         )
         weight = one_spelling(name, NOT_GIVEN, critic_coeff=critic_coeff, critic_coef=critic_coef)
         critic_coeff = 1.0 if weight is NOT_GIVEN else weight
-        self.register_coefficient("critic_coeff", critic_coeff if self.critic_network else None)
+        if self.critic_network is None:
+            critic_coeff = None
+        self.register_coefficient("critic_coeff", critic_coeff, optional=True)
         bound = None if clip_value is False else clip_value
-        self.register_coefficient("clip_value", bound, "positive")
+        self.register_coefficient("clip_value", bound, "positive", optional=True)
         self.advantage_norm: Any = check_norm(name, "advantage_norm", advantage_norm)
         self._take_keys(advantage_key, value_target_key, value_key)
         if self.critic_network is not None:
@@ -245,10 +247,14 @@ class ActorCriticLoss(DeclaredLoss):
         self.set_keys(**{name: key for name, key in given.items() if key is not None})
 
     def register_coefficient(
-        self, name: str, value: Optional[float | Tensor], range_: str = "a number"
+        self,
+        name: str,
+        value: Optional[float | Tensor],
+        range_: str = "a number",
+        optional: bool = False,
     ) -> None:
         """Register a 0-d buffer, on the device of the networks or on the one that was named."""
-        super().register_coefficient(name, value, range_)
+        super().register_coefficient(name, value, range_, optional)
         if self._buffers.get(name) is not None:
             self._buffers[name] = getattr(self, name).to(self._device)
 

@@ -164,7 +164,8 @@ class PPOLoss(ExplainedCriticPart, ActorCriticLoss):
         self.delay_actor = delay_actor
         if delay_actor:
             self._freeze_actor()
-        self.register_coefficient("max_importance_ratio", max_importance_ratio, "positive")
+        bound = max_importance_ratio
+        self.register_coefficient("max_importance_ratio", bound, "positive", optional=True)
         self.wire()
 
     def _freeze_actor(self) -> None:

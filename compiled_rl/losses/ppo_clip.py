@@ -99,7 +99,7 @@ class ClipPPOLoss(PPOLoss):
             self.register_coefficient(name, bound, _RANGES[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        bounds = [x for x in self.__dict__.get("_buffers", {}) if x.startswith("clip_epsilon")]
+        bounds = [x for x in self.__dict__.get("_ranges", {}) if x.startswith("clip_epsilon")]
         if name.startswith("clip_epsilon") and bounds and name not in bounds:
             raise AttributeError(
                 f"{self.name}: the bounds are {bounds}, as `clip_epsilon` was given, got {name!r}"
@@ -108,7 +108,7 @@ class ClipPPOLoss(PPOLoss):
 
     def _bounds(self) -> tuple[float, float]:
         """How far the ratio may move from one, down and up."""
-        if "clip_epsilon" in self._buffers:
+        if hasattr(self, "clip_epsilon"):
             return self.clip_epsilon, self.clip_epsilon
         return self.clip_epsilon_low, self.clip_epsilon_high
 

@@ -49,8 +49,8 @@ class Temperature(CoefficientModule):
         log_alpha = torch.tensor(math.log(alpha_init), dtype=torch.get_default_dtype())
         log_alpha = _clipped(log_alpha, low, high)
         self.fixed_alpha = fixed_alpha
-        self.register_coefficient("min_log_alpha", low)
-        self.register_coefficient("max_log_alpha", high)
+        self.register_coefficient("min_log_alpha", low, optional=True)
+        self.register_coefficient("max_log_alpha", high, optional=True)
         self.register_coefficient(
             "log_alpha", log_alpha if fixed_alpha else nn.Parameter(log_alpha)
         )

@@ -5,8 +5,10 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from compiled_rl.kernels.checks import check_number
+from compiled_rl.kernels.checks import check_number, is_in_range
 
 # What a coefficient may be, as a refusal says it.
 RANGES = (
@@ -28,46 +30,49 @@ class CoefficientModule(nn.Module):
     in the state dict, so a checkpoint restores it.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._ranges: dict[str, str] = {}  # of each coefficient, in the words of a refusal
+    _ranges: dict[str, str]
 
     def register_coefficient(
-        self, name: str, value: Optional[float | Tensor], range_: str = "a number"
+        self,
+        name: str,
+        value: Optional[float | Tensor],
+        range_: str = "a number",
+        optional: bool = False,
     ) -> None:
-        """Register ``value`` as the buffer ``name``; None says that there is none, for good.
+        """Register ``value`` as the buffer ``name``, which is held to its range from now on.
 
         What is learned stays what it is: a ``Parameter`` is registered as one, and a tensor that
-        requires grad is not copied.
+        requires grad is not copied. The values of tensors are asked on a CPU, where nothing traces
+        or transforms. What is moved in place, by ``+=`` for instance, has moved when it is refused.
 
         Args:
             name: of the attribute.
             value: what it is at first.
-            range_: what it may be, now and when it is assigned: one of ``RANGES``.
+            range_: what it may be: one of ``RANGES``.
+            optional: whether it may be None, which says that there is none, for good.
 
         Raises:
-            ValueError: the value is a bool, not a scalar, or out of its range, which is unknown.
+            ValueError: the value is no number, or out of its range, or there is no such range.
         """
         if range_ not in RANGES:
             raise ValueError(f"{type(self).__name__}: `range_` must be in {RANGES}, got {range_!r}")
-        self._ranges[name] = range_
-        if value is None:
-            self.register_buffer(name, None)
-            return
-        self.check_coefficient(name, value)
+        if value is not None or not optional:
+            self.check_coefficient(name, value, range_)
         if isinstance(value, nn.Parameter):
             self.register_parameter(name, value)
-        elif isinstance(value, Tensor) and value.requires_grad:
+        elif value is None or (isinstance(value, Tensor) and value.requires_grad):
             self.register_buffer(name, value)
         else:
             self.register_buffer(name, _copied(value))
+        self.__dict__.setdefault("_ranges", {})[name] = range_
 
-    def check_coefficient(self, name: str, value: Any) -> None:
+    def check_coefficient(self, name: str, value: Any, range_: str) -> None:
         """Refuse what the coefficient may not be."""
-        check_range(type(self).__name__, name, value, self._ranges.get(name, "a number"))
+        check_range(type(self).__name__, name, value, range_)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not self._is_coefficient(name):
+        range_ = self._range_of(name, value)
+        if range_ is None:
             super().__setattr__(name, value)
             return
         held = getattr(self, name)
@@ -77,20 +82,28 @@ class CoefficientModule(nn.Module):
             )
         if value is None:
             return
-        self.check_coefficient(name, value)
+        self.check_coefficient(name, value, range_)
         if isinstance(value, Tensor) and value.requires_grad:
             super().__setattr__(name, value)
+        elif held.is_meta:
+            super().__setattr__(name, _copied(value))
         elif isinstance(value, Tensor) and value.dim() and value.shape != held.shape:
             super().__setattr__(name, value.to(held, copy=True))
         else:
             with torch.no_grad():  # what is learned takes a number, too
                 held.copy_(torch.as_tensor(value, dtype=held.dtype))
 
-    def _is_coefficient(self, name: str) -> bool:
-        """Whether it was registered as one, or as a 0-d buffer, which takes any number."""
-        buffer = self.__dict__.get("_buffers", {}).get(name)
-        scalar = buffer is not None and buffer.dim() == 0
-        return scalar or name in self.__dict__.get("_ranges", ())
+    def _range_of(self, name: str, value: Any) -> Optional[str]:
+        """That of a coefficient; a 0-d buffer of anybody's is one that takes any number."""
+        state = self.__dict__
+        buffers = state.get("_buffers", {})
+        if name not in buffers and name not in state.get("_parameters", {}):
+            return None
+        if name in state.get("_ranges", {}):
+            return self._ranges[name]
+        held = buffers.get(name)
+        number = isinstance(value, Real) or (isinstance(value, Tensor) and value.dim() == 0)
+        return "a number" if number and held is not None and held.dim() == 0 else None
 
 
 def _copied(value: float | Tensor) -> Tensor:
@@ -107,7 +120,7 @@ def holds(condition: Tensor) -> bool:
 def check_range(owner: str, name: str, value: Any, range_: str) -> None:
     """Refuse what is neither a number nor a 0-d tensor of one, and one out of a range.
 
-    The value of a tensor is asked where there is one: in a graph, and on ``meta``, there is none.
+    Less than a millionth beyond an end is rounding: of a schedule, for instance.
     """
     number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
     if isinstance(value, Tensor):
@@ -119,7 +132,18 @@ def check_range(owner: str, name: str, value: Any, range_: str) -> None:
             else repr(value)
         )
         raise ValueError(f"{owner}: `{name}` must be a float or a 0-d tensor, got {got}")
-    if not isinstance(value, Tensor):
-        check_number(owner, name, value, range_)
-    elif not (value.is_meta or torch.compiler.is_compiling()):
-        check_number(owner, name, float(value.detach()), range_)
+    if isinstance(value, Tensor):
+        if range_ == "a number" or not has_value(value):
+            return
+        value = float(value.detach())
+    if not is_in_range(value, range_):
+        check_number(owner, name, round(value, 6), range_)
+
+
+def has_value(x: Tensor) -> bool:
+    """Whether it can be asked for its value, at no cost: on a CPU, and nothing traces it."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x) or isinstance(x, FakeTensor)
+    traced = torch._C._get_tracing_state() is not None or get_proxy_mode() is not None
+    return not wrapped and not traced

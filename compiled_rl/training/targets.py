@@ -167,7 +167,7 @@ def _eps(eps: Optional[float], tau: Optional[float]) -> float:
 def _fraction(name: str, x: Any) -> float:
     """A number, whatever holds it: a tensor would be read anew at every step."""
     check_range("SoftUpdate", name, x, "in [0, 1]")
-    return float(x)
+    return float(torch.as_tensor(x, dtype=torch.float64).detach())
 
 
 def _whole(interval: Any) -> int:

@@ -227,16 +227,21 @@ class UpdateStep:
         inputs = (params, state, targets, held, data, noise, self.updates, last)
         if self._graphs is None:
             return self._apply_or_undo(*inputs)
+        updates = None if self.updates.is_cuda else self.updates.clone()
         others = [*_tensors_of(state), *targets.values(), *held.values(), self.updates]
         try:
             with self._tracing, self._processes.split:
                 return self._graphs(params, others, *inputs)
-        except (TorchDynamoException, RuntimeError) as error:
+        except TorchDynamoException as error:
             raise (self._eager_error(data) or error) from None
+        except RuntimeError as error:
+            if updates is not None:
+                self.updates.copy_(updates)
+            raise (_refusal(error) or error) from None
 
     @torch.no_grad()
     def _eager_error(self, data: Data) -> Optional[Exception]:
-        """What the loss itself says of the data; a graph buries it in a page."""
+        """What the loss itself says of the data; TorchDynamo buries it in a page."""
         before = saved(self._statistics)
         try:
             self.loss(data)
@@ -326,6 +331,12 @@ def _made(loss: LossModule, optimizer: Any, options: Any, state: Mapping[str, An
     step = UpdateStep(loss, optimizer, **{**options, "process_group": group})
     step.updates, step._gathered, step._calls = state["updates"], state["gathered"], state["calls"]
     return step
+
+
+def _refusal(error: RuntimeError) -> Optional[ValueError]:
+    """What an operator of ours refused, of which a graph in C++ hands on the text alone."""
+    kind, _, sentence = str(error).partition("\n")[0].partition(": ")
+    return ValueError(sentence) if kind == "ValueError" else None
 
 
 def _tensors_of(state: State) -> Iterator[Tensor]:

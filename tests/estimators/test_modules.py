@@ -619,6 +619,12 @@ def test_the_defaults_are_those_of_torchrl():
         assert default_value_kwargs(member.name.lower()) == theirs
 
 
+def keyed(**keys):
+    estimator, _ = pair("GAE")
+    estimator.set_keys(**keys)
+    return estimator
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "sentence"),
     [
@@ -645,9 +651,19 @@ def test_the_defaults_are_those_of_torchrl():
         (lambda: GAE().set_keys(advantag="a"), KeyError, "`advantag` is not an accepted key"),
         (lambda: GAE().set_keys(advantage=None), ValueError, "must be a string or a tuple"),
         (
-            lambda: GAE().set_keys(advantage="value_target"),
+            lambda: keyed(advantage="value_target")(sequences()),
             ValueError,
             "GAE: `value_target` must have another key than `advantage`, got 'value_target'",
+        ),
+        (
+            lambda: keyed(advantage=("value_target",))(sequences()),
+            ValueError,
+            "GAE: `value_target` must have another key than `advantage`, got 'value_target'",
+        ),
+        (
+            lambda: keyed(value_target=("next", "state_value"))(sequences()),
+            ValueError,
+            "GAE: `next_value` must have another key than `value_target`",
         ),
         (
             lambda: pair("GAE")[0](sequences().set("steps_to_next_obs", torch.ones(4, 7, 2))),

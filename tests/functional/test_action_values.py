@@ -172,4 +172,9 @@ def test_indices_may_be_mapped_in_a_graph(in_dims):
     )
     mapped = torch.vmap(chosen_action_value, in_dims)
     expected = mapped(values, action)
-    assert torch.equal(torch.compile(mapped, fullgraph=True)(values, action), expected)
+    compiled = torch.compile(mapped, fullgraph=True)
+    assert torch.equal(compiled(values, action), expected)
+    action[(0,) * action.dim()] = 9
+    for function in (mapped, compiled):
+        with pytest.raises(ValueError, match=r"`action` must be in \[0, 2\], got 0 to 9"):
+            function(values, action)

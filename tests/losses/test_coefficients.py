@@ -1,5 +1,6 @@
 """What a constructor asks of a coefficient, an assignment asks, too."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from compiled_rl import losses
 from compiled_rl.estimators import GAE, VTrace
-from tests.losses.networks import mlp, plain_networks
+from tests.losses.networks import make_data, mlp, plain_networks
 from tests.losses.test_keys import every_loss, made
 from tests.losses.transitions import SUBJECTS
 
@@ -69,7 +70,9 @@ def test_an_assignment_is_held_to_the_range(make, name, range_, wrong, form):
 @every_loss
 def test_every_range_is_tried(name):
     """Fails where a coefficient with a range is not in the table."""
-    ranged = {x for x, range_ in made(name)._ranges.items() if range_ != "a number"}
+    ranged = {
+        x for x, range_ in vars(made(name)).get("_ranges", {}).items() if range_ != "a number"
+    }
     assert ranged <= {x for _, x, *_ in OUTSIDE}
 
 
@@ -94,3 +97,50 @@ def test_a_discount_may_become_one_a_step_and_back(several):
 def test_a_threshold_is_one_number():
     with pytest.raises(ValueError, match="`rho_thresh` must be a float or a 0-d tensor, got"):
         VTrace().rho_thresh = torch.ones(3)
+
+
+REQUIRED = {
+    "gamma": lambda x: GAE(gamma=x),
+    "lmbda": lambda x: GAE(lmbda=x),
+    "rho_thresh": lambda x: VTrace(rho_thresh=x),
+    "beta": lambda x: losses.KLPENPPOLoss(*plain_networks("normal"), beta=x),
+    "increment": lambda x: losses.KLPENPPOLoss(*plain_networks("normal"), increment=x),
+}
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_what_is_not_optional_is_given(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be a float or a 0-d tensor, got None"):
+        REQUIRED[name](None)
+
+
+def test_a_schedule_may_end_a_rounding_beyond():
+    estimator = GAE(lmbda=0.0)
+    for _ in range(10):
+        estimator.lmbda = estimator.lmbda + 0.1
+    assert 1 < float(estimator.lmbda) < 1 + 1e-6
+
+
+def test_advantages_may_be_the_targets():
+    """Of complete data a loss reads, and no estimator writes."""
+    loss = losses.A2CLoss(*plain_networks("categorical"))
+    data = make_data(loss.actor_network, (6,))
+    loss.set_keys(advantage="value_target")
+    del data["advantage"]
+    assert loss(data)["loss_objective"].isfinite()
+
+
+def test_a_tensor_that_is_the_users_is_not_written():
+    theirs = torch.full([5], 0.5, requires_grad=True)
+    estimator = copy.deepcopy(GAE(gamma=(theirs * 1)))
+    GAE(gamma=theirs).gamma = 0.25
+    assert torch.equal(theirs, torch.full([5], 0.5))
+    assert torch.equal(estimator.gamma, torch.full([5], 0.5))
+
+
+@pytest.mark.parametrize("gamma", [0.9, torch.full([3], 0.9)])
+def test_a_coefficient_on_meta_is_replaced(gamma):
+    with torch.device("meta"):
+        estimator = GAE(gamma=gamma)
+    estimator.load_state_dict(GAE(gamma=gamma).state_dict(), assign=True)
+    assert torch.equal(estimator.gamma, torch.as_tensor(gamma))

@@ -161,13 +161,3 @@ def test_a_key_is_not_empty(key):
     with pytest.raises(TypeError, match="`advantage` must be a string or a tuple of strings"):
         loss.set_keys(advantage=key)
     assert loss.tensor_keys == before
-
-
-@pytest.mark.parametrize("name", ["A2CLoss", "ClipPPOLoss", "DQNLoss"])
-def test_what_an_estimator_writes_has_keys_apart(name: str) -> None:
-    loss = made(name)
-    before = dict(loss.tensor_keys), list(loss.in_keys)
-    with pytest.raises(ValueError, match=f"{name}: `value_target` must have another key than `adv"):
-        loss.set_keys(advantage="value_target")
-    assert (dict(loss.tensor_keys), list(loss.in_keys)) == before
-    loss.set_keys(advantage="value_target", value_target="advantage")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from compiled_rl import GAE, ObservationNormalizer, Policy, ValueHead
 from compiled_rl.modules import (
@@ -219,7 +220,7 @@ def test_what_is_no_number_is_not_assigned(value):
 RANGED = [
     ("finite", [-1e30, 0.0], [float("inf"), -float("inf")]),
     ("positive", [1e-9, float("inf")], [0.0, -1]),
-    ("at least 0", [0, 7.0], [-1e-9]),
+    ("at least 0", [0, 7.0, -1e-9], [-1e-5]),
     ("at least 1", [1, 7.0], [0.999]),
     ("in [0, 1]", [0, 1], [-0.001, 1.001]),
     ("in [0, 1)", [0, 0.999], [1, -0.001]),
@@ -266,18 +267,54 @@ def test_other_buffers_are_torchs():
     module.one, module.several, module.none = 2, torch.ones(2), torch.ones(4)
     assert module.one.item() == 2
     assert (len(module.several), len(module.none)) == (2, 4)
+    module.one = torch.ones(3)
+    assert len(module.one) == 3
 
 
-def test_a_coefficient_is_assigned_in_a_graph():
+def test_a_value_is_asked_where_nothing_traces():
+    """Else an assignment could not be compiled, traced, or mapped."""
+
+    class Counts(CoefficientModule):
+        def __init__(self):
+            super().__init__()
+            self.register_coefficient("alpha", 0.5, "in [0, 1]")
+
+        def forward(self, x):
+            self.alpha = x
+            return self.alpha * 2
+
+    for x in (torch.tensor(0.25), torch.tensor(7.0)):
+        module = Counts()
+        assert torch.compile(module, backend="eager", fullgraph=True)(x) == 2 * x
+        assert make_fx(module)(x)(x) == 2 * x
+        assert torch.jit.trace(module, x, check_trace=False)(x) == 2 * x
+    stacked = torch.tensor([0.25, 7.0])
+    mapped = torch.vmap(torch.func.grad(lambda x: Counts()(x).square()))
+    assert torch.equal(mapped(stacked), 8 * stacked)
+
+
+def test_a_coefficient_that_was_deleted_is_no_more():
     module = CoefficientModule()
     module.register_coefficient("alpha", 0.5, "in [0, 1]")
+    with pytest.raises(ValueError, match="`alpha` must be positive"):
+        module.register_coefficient("alpha", -3, "positive")
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):  # as before
+        module.alpha = 5.0
+    del module.alpha
+    module.alpha = torch.nn.Parameter(torch.ones(2))
+    assert len(module.alpha) == 2
 
-    @torch.compile(backend="eager", fullgraph=True)
-    def assigned(x):
-        module.alpha = x
-        return module.alpha * 2
 
-    assert assigned(torch.tensor(0.25)) == 0.5
+def test_a_coefficient_may_be_parametrised():
+    class Sigmoid(torch.nn.Module):
+        forward = staticmethod(torch.sigmoid)
+        right_inverse = staticmethod(torch.logit)
+
+    module = CoefficientModule()
+    module.register_coefficient("alpha", torch.nn.Parameter(torch.tensor(0.5)))
+    torch.nn.utils.parametrize.register_parametrization(module, "alpha", Sigmoid())
+    module.alpha = torch.tensor(0.9)
+    torch.testing.assert_close(module.alpha, torch.tensor(0.9))
 
 
 def test_a_coefficient_takes_scalars_only():
