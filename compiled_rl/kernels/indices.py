@@ -17,9 +17,9 @@ def at(function: str, x: Tensor, index: Tensor) -> Tensor:
             file's runtime says so.
     """
     index = index.unsqueeze(-1)
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or index.is_cuda:
         return x.gather(-1, index).squeeze(-1)
-    if torch.compiler.is_compiling() and not index.is_cuda:
+    if torch.compiler.is_compiling():
         # A kernel that met a wrong one would end the process.
         return x.gather(-1, _check_index(index, x.shape[-1], function)).squeeze(-1)
     try:
