@@ -26,8 +26,9 @@ def read(
             in a container.
         ValueError: an entry is of complex numbers, or on another device than the first.
     """
+    names = {key: keyword(key) for key in keys}
     if source is None:
-        get = _keyword_getter(owner, keys, tensors)
+        get = _keyword_getter(owner, names, tensors)
     elif tensors:
         raise TypeError(
             f"{owner}: expected keyword tensors or one container, "
@@ -46,8 +47,8 @@ def read(
     data = {key: x for key, x in found.items() if x is not None}
     first = next(iter(data), "")
     for key, x in data.items():
-        check_tensor(owner, keyword(key), x)
-        check_device(owner, keyword(key), x, keyword(first), data[first])
+        check_tensor(owner, names[key], x)
+        check_device(owner, names[key], x, names[first], data[first])
     return data
 
 
@@ -140,13 +141,13 @@ def given(data: Iterable[Key]) -> str:
 
 
 def _keyword_getter(
-    owner: str, keys: tuple[Key, ...], tensors: Mapping[str, Optional[Tensor]]
+    owner: str, names: Mapping[Key, str], tensors: Mapping[str, Optional[Tensor]]
 ) -> Callable[[Key], Optional[Tensor]]:
-    known = [keyword(key) for key in keys]
+    known = list(names.values())
     for name in tensors:
         if name not in known:
             raise TypeError(f"{owner}: `{name}` is not an input; the inputs are {known}")
-    return lambda key: tensors.get(keyword(key))
+    return lambda key: tensors.get(names[key])
 
 
 def _mapping_getter(source: Mapping[Any, Tensor]) -> Callable[[Key], Optional[Tensor]]:
