@@ -165,10 +165,12 @@ class ValueEstimatorBase(KeyedModule):
         self.register_coefficient(name, value, "in [0, 1]")
         self.place(name)
 
-    def check_coefficient(self, name: str, value: Any, range_: str) -> None:
+    def check_coefficient(
+        self, name: str, value: Any, range_: str, digits: Optional[int] = None
+    ) -> None:
         """Refuse what the coefficient may not be; a discount may be several."""
         if name not in self._discounts or not isinstance(value, Tensor) or value.dim() == 0:
-            super().check_coefficient(name, value, range_)
+            super().check_coefficient(name, value, range_, digits)
             return
         check_floating(self.name, name, value)
         if has_value(value) and not ((value >= 0) & (value <= 1)).all():

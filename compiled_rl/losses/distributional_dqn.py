@@ -22,7 +22,7 @@ from compiled_rl.losses.off_policy import TD_ERROR
 from compiled_rl.losses.q_network import INPUTS, QNetworkLoss
 from compiled_rl.modules import Categorical, ExpectedActionValue
 from compiled_rl.modules.arguments import check_flags
-from compiled_rl.modules.coefficients import holds
+from compiled_rl.modules.coefficients import check_range, holds
 
 
 class DistributionalDQNLoss(QNetworkLoss):
@@ -148,6 +148,7 @@ class DistributionalDQNLoss(QNetworkLoss):
             if name != "gamma":
                 raise TypeError(f"{self.name}: `{name}` is no hyper-parameter, `gamma` is")
         if "gamma" in hyperparams:
+            check_range(self.name, "gamma", hyperparams["gamma"], "in [0, 1]")
             self.gamma = hyperparams["gamma"]
         self.value_type = ValueEstimators.TD0
         self.wire()

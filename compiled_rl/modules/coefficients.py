@@ -21,6 +21,7 @@ RANGES = (
     "in [0, 1)",
     "in (0, 1]",
 )
+_DIGITS = 6  # the sums of a schedule may end a rounding beyond the last
 
 
 class CoefficientModule(nn.Module):
@@ -66,9 +67,11 @@ class CoefficientModule(nn.Module):
             self.register_buffer(name, _copied(value))
         self.__dict__.setdefault("_ranges", {})[name] = range_
 
-    def check_coefficient(self, name: str, value: Any, range_: str) -> None:
-        """Refuse what the coefficient may not be."""
-        check_range(type(self).__name__, name, value, range_)
+    def check_coefficient(
+        self, name: str, value: Any, range_: str, digits: Optional[int] = None
+    ) -> None:
+        """Refuse what the coefficient may not be; see ``check_range``."""
+        check_range(type(self).__name__, name, value, range_, digits)
 
     def __setattr__(self, name: str, value: Any) -> None:
         range_ = self._range_of(name, value)
@@ -82,7 +85,7 @@ class CoefficientModule(nn.Module):
             )
         if value is None:
             return
-        self.check_coefficient(name, value, range_)
+        self.check_coefficient(name, value, range_, _DIGITS)
         if isinstance(value, Tensor) and value.requires_grad:
             super().__setattr__(name, value)
         elif held.is_meta:
@@ -117,10 +120,12 @@ def holds(condition: Tensor) -> bool:
     return condition.is_meta or bool(condition.all())
 
 
-def check_range(owner: str, name: str, value: Any, range_: str) -> None:
+def check_range(
+    owner: str, name: str, value: Any, range_: str, digits: Optional[int] = None
+) -> None:
     """Refuse what is neither a number nor a 0-d tensor of one, and one out of a range.
 
-    Less than a millionth beyond an end is rounding: of a schedule, for instance.
+    With ``digits``, one that rounded to so many is in it, is.
     """
     number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
     if isinstance(value, Tensor):
@@ -137,7 +142,7 @@ def check_range(owner: str, name: str, value: Any, range_: str) -> None:
             return
         value = float(value.detach())
     if not is_in_range(value, range_):
-        check_number(owner, name, round(value, 6), range_)
+        check_number(owner, name, value if digits is None else round(value, digits), range_)
 
 
 def has_value(x: Tensor) -> bool:
