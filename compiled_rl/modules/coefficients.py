@@ -49,7 +49,9 @@ class CoefficientModule(nn.Module):
         Args:
             name: of the attribute.
             value: what it is at first.
-            range_: what it may be: one of ``RANGES``.
+            range_: what it may be: ``"a number"``, ``"finite"``, ``"positive"``, ``"at least 0"``,
+                ``"at least 1"``, ``"in [0, 1]"``, ``"in [0, 1)"`` or ``"in (0, 1]"``. What is
+                assigned may be beyond the end by rounding, less than a millionth.
             optional: whether it may be None, which says that there is none, for good.
 
         Raises:
