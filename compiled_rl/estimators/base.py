@@ -163,7 +163,6 @@ class ValueEstimatorBase(KeyedModule):
         if isinstance(value, Tensor) and value.dim() and not isinstance(value, nn.Parameter):
             value = value.detach()
         self.register_coefficient(name, value, "in [0, 1]")
-        self.place(name)
 
     def check_coefficient(
         self, name: str, value: Any, range_: str, digits: Optional[int] = None
@@ -184,10 +183,9 @@ class ValueEstimatorBase(KeyedModule):
             for name in self._buffers:
                 self.place(name)
 
-    def place(self, name: str) -> None:
-        """Put a coefficient where it was asked to be; a ``Parameter`` stays where it is."""
-        if self.device is not None and name in self._buffers:
-            self._buffers[name] = getattr(self, name).to(self.device)
+    def home(self) -> Optional[torch.device]:
+        """The device that was asked for, or on which a loss has its own."""
+        return self.device
 
     def lend(
         self,

@@ -68,9 +68,8 @@ class VTrace(ValueEstimatorBase):
         check_flags(self.name, average_adv=average_adv)
         self.average_adv = average_adv
         self.register_discount("lmbda", lmbda)
-        for name, bound in (("rho_thresh", rho_thresh), ("c_thresh", c_thresh)):
-            self.register_coefficient(name, bound, "positive")
-            self.place(name)
+        self.register_coefficient("rho_thresh", rho_thresh, "positive")
+        self.register_coefficient("c_thresh", c_thresh, "positive")
 
     def lend(
         self,

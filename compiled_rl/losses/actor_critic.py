@@ -246,17 +246,9 @@ class ActorCriticLoss(DeclaredLoss):
         given = {"advantage": advantage, "value_target": value_target, "value": value}
         self.set_keys(**{name: key for name, key in given.items() if key is not None})
 
-    def register_coefficient(
-        self,
-        name: str,
-        value: Optional[float | Tensor],
-        range_: str = "a number",
-        optional: bool = False,
-    ) -> None:
-        """Register a 0-d buffer, on the device of the networks or on the one that was named."""
-        super().register_coefficient(name, value, range_, optional)
-        if self._buffers.get(name) is not None:
-            self._buffers[name] = getattr(self, name).to(self._device)
+    def home(self) -> Optional[torch.device]:
+        """The device of the networks, or the one that was named."""
+        return self._device
 
     def _register_entropy(self, coefficient: Any) -> None:
         """One coefficient for all heads, or one a head."""

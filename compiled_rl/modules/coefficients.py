@@ -68,6 +68,17 @@ class CoefficientModule(nn.Module):
         else:
             self.register_buffer(name, _copied(value))
         self.__dict__.setdefault("_ranges", {})[name] = range_
+        self.place(name)
+
+    def home(self) -> Optional[torch.device]:
+        """Where coefficients belong; None: where they are."""
+        return None
+
+    def place(self, name: str) -> None:
+        """Put a coefficient where it belongs; a ``Parameter`` stays where it is."""
+        home, buffer = self.home(), self._buffers.get(name)
+        if home is not None and buffer is not None:
+            self._buffers[name] = buffer.to(home)
 
     def check_coefficient(
         self, name: str, value: Any, range_: str, digits: Optional[int] = None
