@@ -144,3 +144,10 @@ def test_a_coefficient_on_meta_is_replaced(gamma):
         estimator = GAE(gamma=gamma)
     estimator.load_state_dict(GAE(gamma=gamma).state_dict(), assign=True)
     assert torch.equal(estimator.gamma, torch.as_tensor(gamma))
+
+
+def test_what_is_given_has_no_rounding():
+    loss = atoms()
+    with pytest.raises(ValueError, match=r"`gamma` must be in \[0, 1\], got -1e-09"):
+        loss.make_value_estimator(gamma=-1e-9)
+    assert float(loss.gamma) == pytest.approx(0.9)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from compiled_rl import GAE, ObservationNormalizer, Policy, ValueHead
@@ -297,6 +298,8 @@ def test_a_value_is_asked_where_nothing_traces():
         assert torch.compile(module, backend="eager", fullgraph=True)(x) == 2 * x
         assert make_fx(module)(x)(x) == 2 * x
         assert torch.jit.trace(module, x, check_trace=False)(x) == 2 * x
+    with FakeTensorMode():
+        assert Counts()(torch.tensor(7.0)).shape == ()
     stacked = torch.tensor([0.25, 7.0])
     mapped = torch.vmap(torch.func.grad(lambda x: Counts()(x).square()))
     assert torch.equal(mapped(stacked), 8 * stacked)

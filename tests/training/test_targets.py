@@ -421,5 +421,5 @@ def test_the_pure_rule_is_that_of_the_step(name, arguments):
 def test_eps_and_tau_are_one_number():
     update = SoftUpdate(our_loss(), tau=0.25)
     assert (update.eps, update.tau) == (0.75, 0.25)
-    update.tau = 0.5
-    assert (update.eps, update.tau) == (0.5, 0.5)
+    update.tau = 0.125
+    assert (update.eps, update.tau) == (0.875, 0.125)
